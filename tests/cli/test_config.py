@@ -79,7 +79,7 @@ def test_a_secret_is_not_printed(tmp_path, capsys):
         ("bandwidth_hz = nan", "edge.toml, line 1: bandwidth_hz is not a number"),
         ("bandwidth_hz = -1", "edge.toml, line 1: bandwidth_hz = -1"),
         ("finish_s = inf", "edge.toml, line 1: finish_s is not a number"),
-        ('tokens = "\\u0000"', "edge.toml, line 1: tokens is '\\x00'; it must not have a zero byte"),
+        ('tokens = "\\u0000"', "edge.toml, line 1: tokens is '\\x00'; it must not contain a zero byte"),
         ('mode = "edge"', "edge.toml, line 1: mode: --mode edge needs a drafter"),
         (
             'target = "embedded"\nweb = true\nweb_draft = "none-such"',
@@ -106,7 +106,10 @@ def test_what_a_file_cannot_mean_is_refused(text, said, tmp_path, capsys):
         ('tokens = "no.json"', "edge.toml, line 1: tokens: the file of tokens no.json is not there"),
         ('trusted_proxy = ["::1", "a"]', "edge.toml, line 1: trusted_proxy: --trusted-proxy 'a' is no address"),
         ('tls_certificate = "no.pem"', "edge.toml, line 1: tls_certificate: --tls-certificate: no.pem cannot be read"),
-        ('metrics_at = ""', "edge.toml, line 1: metrics_at: --metrics-at '' is not HOST:PORT"),
+        (
+            'metrics_at = ""',
+            "edge.toml, line 1: metrics_at: --metrics-at '' is not of the form HOST:PORT",
+        ),
         ('port = 0\ntarget = "no-model"', "edge.toml, line 2: target: there is no model 'no-model'"),
     ],
 )

@@ -35,8 +35,8 @@ def order_of(*arguments):
     [
         (["http://edge:1"], "http://edge:1 is not an address of an edge: write ws://HOST:PORT"),
         (["ws://a:1", "edge"], "edge is not an address"),
-        (["--raw", "--system", "Be brief."], "--raw leaves the chat template out"),
-        (["--raw", "--thinking"], "--raw leaves the chat template out"),
+        (["--raw", "--system", "Be brief."], "--raw leaves out the chat template"),
+        (["--raw", "--thinking"], "--raw leaves out the chat template"),
         (["--template-variable", "x"], "'x' is not of the form KEY=VALUE"),
         (["--template-variable", "a b=1"], "is not of the form KEY=VALUE"),
         (["--prompt", "Gr\udcfc"], "--prompt is not UTF-8 text"),
@@ -59,7 +59,7 @@ def test_a_file_without_a_credential_is_refused(tmp_path, capsys):
     (tmp_path / "empty").write_text(" \n")
     assert run(["device", *NOWHERE, "--prompt", "Hello", "--credential-file", str(tmp_path / "empty")]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "empty holds no credential: write one into it, or leave it out" in line
+    assert "is empty: write the credential into it, or leave it out" in line
 
 
 @pytest.mark.parametrize("data", ["Grüße".encode(), b"\xef\xbb\xbf" + "Grüße".encode(), "Grüße".encode("utf-16")])

@@ -47,7 +47,10 @@ BRIEF = ("--rounds", "2", "--seeds", "1", "--jobs", "1")
         (["profile", "--target", "TINY", "--draft", "FOLDER"], "holds no config.json"),
         (["profile", "--target", "TINY", "--out", "FILE/site.toml"], "there is no folder"),
         (["profile", "--target", "TINY", "--out", "FOLDER/site.toml"], "--out: a scenario needs a drafter"),
-        (["profile", "--target", "TINY", "--batches", "1", "--lengths", "0"], "1 kinds of batches; 3 are needed"),
+        (
+            ["profile", "--target", "TINY", "--batches", "1", "--lengths", "0"],
+            "1 kinds of batches; the fit needs",
+        ),
         (["profile", "--target", "TINY", "--draft", "lookup", "--tokens", "4000"], "leaves no room for a prompt"),
         (["distill", "--target", "TINY", "--out", "FOLDER/d", "--begin", "FOLDER"], "holds no drafter"),
         (["distill", "--target", "TINY", "--out", "FOLDER/d", "--layers", "9"], "9 layers cannot be taken"),
@@ -198,7 +201,7 @@ def test_where_the_target_runs_is_told_by_on_and_its_old_name_still_works(name, 
             "no device 'cuda:99' here",
         ),
         (["device", "--draft", "lookup", "--on", "mps", "--prompt", "x"], "runs no model"),
-        (["device", "--draft", "small", "--on", "cuda:0", "--gpu-layers", "9", "--prompt", "x"], "name one of them"),
+        (["device", "--draft", "small", "--on", "cuda:0", "--gpu-layers", "9", "--prompt", "x"], "give one of them"),
         (["device", "--draft", "lookup", "--gpu-layers", "9", "--prompt", "x"], "leave it out"),
         (["profile", "--draft", "q5", "--draft-on", "cuda:0"], "--draft-on: the drafter 'q5' is rounded for a CPU"),
         (["device", "--prompt", "x", "--rule", "rejection-up"], "needs a temperature above 0"),
@@ -231,7 +234,7 @@ def test_where_the_target_runs_is_told_by_on_and_its_old_name_still_works(name, 
         (["plan", CELL, "--relative-gap", "nan"], "'--relative-gap': nan is not a finite number"),
         (["device", "--target", "", "--draft", "lookup", "--prompt", "x"], "the target's name is empty"),
         *(
-            (arguments, "an empty text names no file")
+            (arguments, "the name of a file or folder is empty")
             for arguments in (
                 ["convert", "embedded", ""],
                 ["distill", "--out", ""],

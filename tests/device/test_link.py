@@ -401,9 +401,7 @@ def test_a_proxy_whose_host_is_unknown_is_named(monkeypatch):
 
 
 @pytest.mark.parametrize("scheme", ["ws", "wss"])
-@pytest.mark.parametrize(
-    ("status", "sentence"), [(403, r"403, through the proxy 127"), (407, "asks for a password")]
-)
+@pytest.mark.parametrize(("status", "sentence"), [(403, r"403, through the proxy 127"), (407, "asks for a password")])
 def test_a_proxy_that_refuses_is_named_without_the_credential_in_its_address(scheme, status, sentence, monkeypatch):
     async def scenario():
         async def proxy(reader, writer):

@@ -163,7 +163,7 @@ def test_the_effort_of_reasoning_is_a_variable_of_the_template():
 def test_a_response_may_include_what_no_answer_of_this_server_has():
     assert responses(include=["reasoning.encrypted_content"]).reported is None
     assert responses(include=["reasoning.encrypted_content", LOGPROBS], top_logprobs=2).reported == 2
-    with pytest.raises(BadRequestError, match="include names 'more'"):
+    with pytest.raises(BadRequestError, match="include has 'more'"):
         responses(include=["more"]).reported  # noqa: B018
 
 

@@ -11,7 +11,7 @@ from multispin.cli.main import run
         (("--web-draft", "small"), "add --web"),
         (("--web", "--web-draft", "missing.gguf"), "there is no GGUF file missing.gguf"),
         (("--web", "--web-draft", "lookup"), "multispin convert --help"),
-        (("--web", "--target", "some/model"), "name a .gguf file with --web-draft"),
+        (("--web", "--target", "some/model"), "give a .gguf file with --web-draft"),
     ],
 )
 def test_a_page_that_cannot_be_served_is_one_sentence(monkeypatch, capsys, arguments, said):

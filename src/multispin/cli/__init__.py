@@ -1,1 +1,1 @@
-"""The command line: one thin file per command; arguments in, one call, a table or one JSON object out."""
+"""The command line: one thin file per command, which checks options, makes one call, and prints a table or JSON."""

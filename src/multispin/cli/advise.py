@@ -1,4 +1,4 @@
-"""`multispin advise`: will it help here? Every way to serve a site side by side, and where devices begin to pay."""
+"""`multispin advise`: compares every way to serve a site, and says where devices begin to pay."""
 
 import json
 import math
@@ -25,10 +25,10 @@ from multispin.outside import in_markup, one_line
 
 _HELP = f"""Say whether devices should draft at a site, before anyone buys anything.
 
-SITE is a scenario file or the name of a bundled one (docs/control.md lists the keys). Presets stand in for what you
-have not measured: --engine replaces the site's verifier and edge drafter, --device the drafting of all devices.
-Without a SITE both are needed. The figures come from the planner's model: it knows everything, and it has neither
-jitter nor stragglers. The figures of streams are simulated; that simulation knows everything too.
+SITE is a scenario file or the name of a bundled one (docs/control.md lists the keys). Use presets for what
+you have not measured: --engine replaces the site's verifier and edge drafter, --device the drafting of all devices.
+Without a SITE both are needed. The figures come from the planner's model, which knows all parameters exactly and has
+neither jitter nor stragglers. The figures of streams are simulated, with all parameters known, too.
 
 Each row of the table is a mode of `serve`: "nobody" is plain, "the edge" is edge, "devices (POLICY)" is rounds,
 "devices, in streams" is streams, and "best mixture" is mixture. The default mode, auto, decides as streams do.
@@ -46,9 +46,9 @@ Examples:
   multispin advise --presets
 """
 _USERS = 8
-"""Users of a site that is made of presets alone."""
+"""Number of users of a site made of presets only."""
 _CELL = Cell(bandwidth_hz=2e6, bits_per_token=16, max_draft_length=25, min_draft_length=0)
-"""Uplink of a site that is made of presets alone: token ids over 2 MHz."""
+"""Uplink of a site made of presets only: token ids over 2 MHz."""
 _SPECTRAL_EFFICIENCY = 3.0
 _NAMES = {
     "plain": "nobody",
@@ -66,7 +66,7 @@ _NAMES = {
     "--users",
     type=click.IntRange(1, 1000),
     show_default=f"the site's, or {_USERS}",
-    help="Number of devices, like those of the site.",
+    help="Number of devices; they are like the site's.",
 )
 @click.option("--seconds-per-token", type=float, help="Drafting time per token of all devices [s].")
 @click.option("--acceptance-rate", type=float, help="Probability that a token drafted by a device is accepted.")
@@ -86,9 +86,9 @@ _NAMES = {
     multiple=True,
     help="Policy of the rounds to compare; repeatable.  [default: all]",
 )
-@click.option("--plot", type=PathOption(dir_okay=False, path_type=Path), help="Write a picture: .png, .svg or .pdf.")
+@click.option("--plot", type=PathOption(dir_okay=False, path_type=Path), help="Write a picture (.png, .svg or .pdf).")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for machines instead of a table.")
-@click.option("--presets", is_flag=True, help="List the presets with their sources, and end.")
+@click.option("--presets", is_flag=True, help="List the presets with their sources, and exit.")
 def command(
     site: str | None, policies: tuple[str, ...], plot: Path | None, as_json: bool, presets: bool, **given: Any
 ) -> None:
@@ -108,10 +108,10 @@ def command(
 
 
 def asked_advice(scenario: Scenario, title: str, policies: Sequence[str], plot: Path | None) -> Advice:
-    """The advice for a site, with progress on standard error; a picture of it goes to `plot`."""
-    from multispin.simulation.steady import streamed  # the simulator takes a moment to load
+    """The advice for a site, with progress on standard error; draws a picture to `plot` if it is given."""
+    from multispin.simulation.steady import streamed  # imported late: the simulator loads slowly
 
-    simulated = cache(streamed)  # the picture asks for the site itself again
+    simulated = cache(streamed)  # the picture needs the site's own figure again
     with progress() as show:
         advice = advise(scenario, policies, lambda stage, done: show(f"advice: {stage}", done, 1.0), simulated)
         can_stream = advice.option("streams") is not None
@@ -133,11 +133,11 @@ def _scenario(
     edge_drafter_s: float | None,
     edge_acceptance_rate: float | None,
 ) -> tuple[Scenario, str]:
-    """The site that is asked about, and what to call it."""
+    """The scenario of the site, and its title."""
     if site is None and (engine is None or (device is None and (seconds_per_token is None or acceptance_rate is None))):
         raise InputError(
             "advise needs a SITE, or --engine with --device (or with --seconds-per-token and --acceptance-rate); "
-            "`multispin advise --presets` lists what there is"
+            "`multispin advise --presets` lists the presets"
         )
     titles = [site] if site is not None else []
     if site is not None:
@@ -163,8 +163,8 @@ def _scenario(
 def _with_devices(
     scenario: Scenario, seconds_per_token: float | None, acceptance_rate: float | None, delay_s: float | None
 ) -> Scenario:
-    """The scenario with these values in all of its devices; None leaves theirs."""
-    changes: dict[str, dict[str, Any]] = {}  # by option, which a refusal names
+    """The scenario with these values for all of its devices; None keeps the devices' own."""
+    changes: dict[str, dict[str, Any]] = {}  # by option, for the error message
     if seconds_per_token is not None:
         changes["--seconds-per-token"] = {"seconds_per_token": seconds_per_token}
     if acceptance_rate is not None:
@@ -182,7 +182,7 @@ def _with_devices(
 
 
 def _on_engine(scenario: Scenario, engine: EnginePreset) -> Scenario:
-    """The scenario with the times of an engine and of its drafter, whose tokens are as good as the devices'."""
+    """The scenario with the times of an engine and of its drafter, which is as accurate as the devices'."""
     drafter = None
     if engine.drafter_fixed_s is not None:
         drafter = EdgeDrafter(engine.drafter_fixed_s, engine.drafter_per_device_s, _mean_acceptance(scenario))
@@ -191,7 +191,7 @@ def _on_engine(scenario: Scenario, engine: EnginePreset) -> Scenario:
 
 
 def _with_edge_drafter(scenario: Scenario, fixed_s: float | None, acceptance_rate: float | None) -> Scenario:
-    """The scenario with another step time [s] or acceptance rate of the edge's drafter; a time of 0 takes it away."""
+    """The scenario with another step time [s] or acceptance rate of the edge's drafter; a time of 0 removes it."""
     own = scenario.edge_drafter
     if fixed_s == 0.0:
         own = None
@@ -201,7 +201,7 @@ def _with_edge_drafter(scenario: Scenario, fixed_s: float | None, acceptance_rat
     if acceptance_rate is not None:
         if own is None:
             raise InputError(
-                "--edge-acceptance-rate: the edge has no drafter of its own; --edge-drafter-s gives it one"
+                "--edge-acceptance-rate: the edge has no drafter of its own; add one with --edge-drafter-s"
             )
         with flag("--edge-acceptance-rate"):
             own = replace(own, acceptance_rate=acceptance_rate)
@@ -285,7 +285,7 @@ def _name(option: Option) -> str:
 
 
 def aligned(values: Sequence[float]) -> list[str]:
-    """Numbers of a column, all with as many decimals as the least above 0 has among its first three digits."""
+    """Numbers of a column, all with enough decimals to show three digits of the least one above 0."""
     least = min((value for value in values if value > 0), default=1.0)
     decimals = min(max(2 - math.floor(math.log10(least)), 0), 3)
     return [f"{value:.{decimals}f}" for value in values]

@@ -25,17 +25,17 @@ if TYPE_CHECKING:
 
 API_URL = "http://127.0.0.1:8765/v1"
 KEY_VARIABLE = "MULTISPIN_API_KEY"
-"""Environment variable with the API key: a command line would show it to other users of the machine."""
+"""Environment variable with the API key. Other users of the machine could read it on a command line."""
 MAX_LINE_BYTES = 2**20
-"""Longest line of a server's stream."""
+"""Longest line of a server's stream [bytes]."""
 MAX_ANSWER_BYTES = 2**22
-"""Longest answer in one document: a list of models, or why there is none."""
+"""Longest answer in one document, such as the list of models or an error [bytes]."""
 _HELP = """\
-/system TEXT   set the system message (nothing: remove it)
+/system TEXT   set the system message (without TEXT: remove it)
 /clear         forget the conversation
-/help          this list
-/quit          leave, as Ctrl-D does
-Ctrl-C         stop an answer"""
+/help          show this list
+/quit          leave (also Ctrl-D)
+Ctrl-C         stop the answer"""
 
 
 class _Delta(Struct):
@@ -66,7 +66,7 @@ class _Model(Struct):
 
 
 class ServerAnswer(Struct):
-    """The parts of a server's answer that are read: a part of a streamed chat, a list of models, or an error."""
+    """The fields of a server's answer that are read: part of a streamed chat, a list of models, or an error."""
 
     choices: list[_StreamedChoice] | None = None
     usage: _Usage | None = None
@@ -77,15 +77,15 @@ class ServerAnswer(Struct):
 
 @dataclass
 class Talk:
-    """A conversation and where it is held.
+    """A conversation and the server that answers.
 
     Attributes:
         url: base URL of the API.
         model: name of the model.
-        ours: whether the server is one of multispin's, which tells what was drafted.
+        ours: whether the server is multispin's own, which reports drafted text.
         options: sampling fields of every request.
         system: system message; empty for none.
-        messages: what was said, without the system message.
+        messages: messages so far, without the system message.
         tls: TLS settings for https:// addresses; None: the usual ones.
 
     """
@@ -144,7 +144,7 @@ def command(url: str, ca_file: str | None, **options: Any) -> int:
       MULTISPIN_API_KEY=… multispin chat https://edge.example.org/v1 --temperature 0.7
       echo "Why is the sky blue?" | multispin chat --temperature 0
 
-    If standard input is no terminal, the exit code is 2 after an answer that was refused or broken off.
+    If standard input is not a terminal, the exit code is 2 after an answer that was refused or broken off.
     """
     _check(url)
     named = {name: options[name] for name in ("temperature", "top_p", "seed", "max_tokens")}
@@ -167,25 +167,25 @@ def command(url: str, ca_file: str | None, **options: Any) -> int:
         elif line.strip() and not _answer(talk, line):
             refused = True
             if terminal and talk.messages:
-                click.echo("/clear forgets the conversation, if it has become too long", err=True)
+                click.echo("if the conversation has become too long, /clear forgets it", err=True)
     return 2 if refused and not terminal else 0
 
 
 def _check(url: str) -> None:
-    """InputError unless this may be the base URL of an API, and the API key may stand in a header."""
+    """InputError unless this can be the base URL of an API and the API key can be sent in a header."""
     try:
         split = urlsplit(url)
         known = split.scheme in ("http", "https") and bool(split.hostname) and split.port != 0
     except ValueError:
         known = False
     if not known:
-        raise InputError(f"{shown(url)} is not the base URL of an API, such as {API_URL}")
+        raise InputError(f"{shown(url)} is not the base URL of an API: write one like {API_URL}")
     if not os.environ.get(KEY_VARIABLE, "").isprintable():
-        raise InputError(f"{KEY_VARIABLE} holds a line break or another character that no API key has")
+        raise InputError(f"{KEY_VARIABLE} has a line break or another character that no API key has")
 
 
 def _line(terminal: bool) -> str | None:
-    """The next line that the person types, or that a program writes; None at the end."""
+    """The next line of input, typed or piped; None at the end."""
     if not terminal:
         return _next_line()
     while True:
@@ -197,11 +197,11 @@ def _line(terminal: bool) -> str | None:
         except KeyboardInterrupt:
             click.echo("\n(/quit leaves)")
         except (InputError, UnicodeDecodeError):
-            click.echo("that is not UTF-8 text: your terminal uses another encoding", err=True)
+            click.echo("the line is not UTF-8 text: set your terminal to UTF-8", err=True)
 
 
 def _next_line() -> str | None:
-    """The next line of standard input; None at the end, or if it is closed. InputError if it is no text."""
+    """The next line of standard input; None at the end, or if it is closed. InputError if it is not text."""
     if sys.stdin is None or not (line := sys.stdin.buffer.readline(MAX_TEXT_BYTES + 1)):
         return None
     if len(line) > MAX_TEXT_BYTES:
@@ -210,7 +210,7 @@ def _next_line() -> str | None:
 
 
 def _edit_lines() -> None:
-    """Let the arrow keys edit a line and bring earlier ones back, where Python has readline."""
+    """Let the arrow keys edit the line and recall earlier ones, if Python has readline."""
     try:
         import readline  # noqa: F401
     except ImportError:
@@ -218,7 +218,7 @@ def _edit_lines() -> None:
 
 
 def _obey(talk: Talk, line: str) -> bool:
-    """Do what a line with a slash says; False to leave."""
+    """Run a command that begins with a slash; False to leave."""
     name, _, rest = line.partition(" ")
     match name:
         case "/quit" | "/exit":
@@ -237,7 +237,7 @@ def _obey(talk: Talk, line: str) -> bool:
 
 
 def _answer(talk: Talk, line: str) -> bool:
-    """Ask, show the answer while it comes, and remember what came of it; False if the server refused or broke off."""
+    """Ask, show the answer as it comes, and remember it; False if the server refused or broke off."""
     talk.messages.append({"role": "user", "content": line})
     written, answered = list[str](), True
     try:
@@ -255,7 +255,7 @@ def _answer(talk: Talk, line: str) -> bool:
 
 
 async def _stream(talk: Talk, written: list[str]) -> None:
-    """Show one answer; its text is added to `written` as it comes."""
+    """Show one answer, and add its text to `written` as it comes."""
     began_s, tokens, accepted = time.monotonic(), None, 0
     async for part in _events(talk):
         tokens = part.usage.completion_tokens if part.usage is not None else tokens
@@ -274,9 +274,9 @@ async def _stream(talk: Talk, written: list[str]) -> None:
 
 
 def _figures(tokens: int, seconds: float, accepted: int) -> str:
-    """How quickly an answer came, and how much of it had been drafted.
+    """The line after an answer: its speed, and how much of it was drafted.
 
-    The time runs from the request on: the text may come in one part, and the first part may hold many tokens.
+    The time counts from the request, since the text may come in one part, and the first part may have many tokens.
     """
     speed = f", {tokens / seconds:.1f} tokens/s" if tokens and seconds > 0 else ""
     drafted = f", {accepted} of them drafted" if accepted else ""
@@ -284,7 +284,7 @@ def _figures(tokens: int, seconds: float, accepted: int) -> str:
 
 
 async def _greet(talk: Talk) -> None:
-    """Find the model, and whether the server is one of ours."""
+    """Find out the model's name, and whether the server is multispin's own."""
     import aiohttp
 
     from multispin.device.link import os_reason
@@ -297,18 +297,18 @@ async def _greet(talk: Talk) -> None:
     except aiohttp.ClientConnectorCertificateError as error:
         why = getattr(error.certificate_error, "verify_message", "") or str(error.certificate_error)
         raise InputError(
-            f"the certificate of {talk.url} is not trusted: {one_line(why)}; name the authority that signed it "
+            f"the certificate of {talk.url} is not trusted: {one_line(why)}; give the authority that signed it "
             "(--ca-file)"
         ) from None
-    except (aiohttp.ClientError, TimeoutError, ValueError) as error:  # the last: what is no name of a host
+    except (aiohttp.ClientError, TimeoutError, ValueError) as error:  # ValueError: a wrong host name
         why = os_reason(error.os_error) if isinstance(error, aiohttp.ClientConnectorError) else str(error)
         raise InputError(
-            f"no API answers at {talk.url} ({one_line(why) or 'time ran out'}): start `multispin serve`, or name "
+            f"no API answers at {talk.url} ({one_line(why) or 'time ran out'}): start `multispin serve`, or give "
             "another base URL"
         ) from None
     models = found.data or []
     if not talk.model and not models:
-        raise InputError(f"the server at {talk.url} names no model: name one with --model")
+        raise InputError(f"the server at {talk.url} lists no model: name one with --model")
     talk.model = talk.model or models[0].id
     talk.ours = any(each.owned_by == "multispin" for each in models)
 
@@ -357,17 +357,17 @@ def _http(talk: Talk) -> Any:
 
 
 async def _whole(answer: Any) -> ServerAnswer:
-    """An answer in one document; InputError with the server's own sentence if it refuses."""
+    """An answer in one document; InputError with the server's own message if it refuses."""
     found = read_answer(await _bounded(answer))
     if answer.status != 200:
         raise InputError(
-            f"the server answered with status {answer.status}: is this the base URL of an OpenAI-compatible API?"
+            f"the server answered with HTTP status {answer.status}: is this the base URL of an OpenAI-compatible API?"
         )
     return found
 
 
 async def _bounded(answer: Any) -> bytes:
-    """The bytes of an answer; InputError if it is longer than any such answer is."""
+    """The bytes of an answer; InputError if it is longer than `MAX_ANSWER_BYTES`."""
     data = b""
     while part := await answer.content.read(MAX_ANSWER_BYTES + 1 - len(data)):
         data += part
@@ -377,12 +377,12 @@ async def _bounded(answer: Any) -> bytes:
 
 
 def read_answer(data: bytes) -> ServerAnswer:
-    """Read a document of a server; InputError if it is none of an OpenAI-compatible API, or says what is wrong."""
+    """Read a server's document; InputError if it is an error or does not fit an OpenAI-compatible API."""
     try:
         found = msgspec.json.decode(data, type=ServerAnswer)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(
-            f"the server's answer makes no sense ({error}): is this the base URL of an OpenAI-compatible API?"
+            f"the server's answer is malformed ({error}): is this the base URL of an OpenAI-compatible API?"
         ) from None
     if found.error:
         message = found.error.get("message") if isinstance(found.error, dict) else found.error

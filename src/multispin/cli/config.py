@@ -1,6 +1,6 @@
-"""Settings of a command from a TOML file: every option is a key, and the options of the command are the only list.
+"""Settings of a command from a TOML file. Every option of the command is a key.
 
-A file gives defaults. What stands on the command line goes before it.
+The file replaces the defaults. Options on the command line take precedence over it.
 """
 
 import difflib
@@ -20,9 +20,9 @@ from multispin.errors import InputError
 from multispin.outside import toml_value
 
 _ABOUT_FILES = ("config", "print_config")
-"""Options that say where settings come from and go to; they are no settings."""
+"""Options about the settings themselves, which are no settings."""
 _DOCUMENT = "multispin.config"
-"""Where a command's context has the file that was read."""
+"""Key of the file that was read, in the command's context."""
 SECRETS = ("credential",)
 """Settings that are never printed."""
 
@@ -30,7 +30,7 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def printed(options: dict[str, Any]) -> bool:
-    """Print the settings if that is asked for, and say whether it was."""
+    """Print the settings if --print-config is given, and return whether it is."""
     if not options.pop("print_config"):
         return False
     click.echo(astoml_value(click.get_current_context().command, options), nl=False)
@@ -72,7 +72,7 @@ def _read(ctx: click.Context, _: click.Parameter, path: str | None) -> None:
 
 
 def _placed(error: InputError, ctx: click.Context) -> InputError:
-    """The error with the place in the file of the setting that it speaks of, by its option or its value."""
+    """The error with the place in the file of the setting that it is about, found by its option or its value."""
     message, document, found = str(error), ctx.meta.get(_DOCUMENT), dict[int, str]()
     for key, option in options_by_key(ctx.command).items():
         if ctx.get_parameter_source(option.name or "") is not ParameterSource.DEFAULT_MAP:
@@ -85,7 +85,7 @@ def _placed(error: InputError, ctx: click.Context) -> InputError:
                 found.setdefault(place.start(), key)
     if document is None or not found:
         return error
-    key = found[min(found)]  # what a sentence is about comes first in it
+    key = found[min(found)]  # a message names what it is about first
     placed: InputError = document.refuse(InputError(f"{key}: {message}", where=(key,)))
     return placed
 
@@ -106,7 +106,7 @@ def _unknown(key: str, settings: dict[str, click.Option]) -> str:
 
 
 def _value(ctx: click.Context, option: click.Option, key: str, value: Any) -> Any:
-    """A value of a file as the option takes it; InputError if it has another type or is out of range."""
+    """A value of the file, converted as on the command line; InputError if its type or range is wrong."""
     several = option.multiple or option.nargs != 1
     if several and (not isinstance(value, list) or (option.nargs > 1 and len(value) != option.nargs)):
         wanted = f"{option.nargs} values" if option.nargs > 1 else "values"
@@ -120,7 +120,7 @@ def _value(ctx: click.Context, option: click.Option, key: str, value: Any) -> An
 
 
 def _check_type(option: click.Option, key: str, value: Any) -> None:
-    """Refuse a value that the command line's own conversion would bend: 8.5 for a whole number, "yes" for a switch."""
+    """Refuse a value that the command line would silently convert: 8.5 for a whole number, "yes" for a switch."""
     if option.is_flag:
         wanted, right = "true or false", isinstance(value, bool)
     elif isinstance(option.type, click.types.IntParamType):
@@ -134,11 +134,11 @@ def _check_type(option: click.Option, key: str, value: Any) -> None:
     if isinstance(value, float) and not math.isfinite(value):
         raise InputError(f"{key} is not a number")
     if isinstance(value, str) and "\0" in value:  # no command line can have one
-        raise InputError(f"{key} is {shown(value)}; it must not have a zero byte")
+        raise InputError(f"{key} is {shown(value)}; it must not contain a zero byte")
 
 
 _options = together(
-    click.option("--print-config", is_flag=True, help="Print the settings as TOML that --config reads, and end."),
+    click.option("--print-config", is_flag=True, help="Print the settings as TOML that --config reads, and exit."),
     click.option(
         "--config",
         type=FILE,
@@ -146,13 +146,13 @@ _options = together(
         is_eager=True,
         expose_value=False,
         callback=_read,
-        help="TOML file with settings: the options' names as keys. Options on the command line take precedence.",
+        help="TOML file with settings; keys are option names. Options on the command line take precedence.",
     ),
 )
 
 
 def config_options(function: _Function) -> _Function:
-    """Add --config and --print-config to a command; it calls `printed` when its options are checked."""
+    """Add --config and --print-config to a command, which must call `printed` after checking its options."""
 
     @functools.wraps(function)
     def placing(*arguments: Any, **options: Any) -> Any:

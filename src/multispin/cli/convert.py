@@ -26,11 +26,11 @@ from multispin.outside import one_line
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else on standard output.")
 def command(drafter: str, file: Path, target: str | None, storage: str, as_json: bool) -> None:
-    """Write DRAFTER as FILE, a GGUF file that llama.cpp and browsers run. Needs no torch.
+    """Write DRAFTER as FILE, a GGUF file for llama.cpp and browsers. Needs no torch.
 
-    DRAFTER is small, medium, large, a folder that `multispin distill` wrote, or a GGUF file (or 'embedded') to be
-    stored in other numbers. A distilled drafter becomes a model of its target's architecture, with the
-    target's tokenizer and its whole output head.
+    DRAFTER is small, medium, large, a folder that `multispin distill` wrote, or a GGUF file (or 'embedded') to store
+    in another number type. A distilled drafter becomes a model of its target's architecture, with the target's
+    tokenizer and its whole output head.
 
     \b
     Examples:

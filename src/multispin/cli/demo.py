@@ -1,4 +1,4 @@
-"""`multispin demo`: one edge and several devices on this machine, then the proof that nothing was lost."""
+"""`multispin demo`: one edge and several devices on this machine, whose texts are compared with the target alone."""
 
 import json
 import os
@@ -30,20 +30,20 @@ EDGE_DRAFTER = "small"
 """The edge's own drafter for the embedded target."""
 ROOM_FOR_PROMPT = 512
 OWN_SITE = ("devices", "bandwidth_hz")
-"""Options of a demo that plays no site."""
+"""Options of a demo without a site."""
 SITE_TOKENS = 32
-"""Longest text where a site is played and --max-tokens is not given."""
+"""Longest text at a site if --max-tokens is not given."""
 POLICIES_SHOWN = ("heterogeneous", "fixed")
-"""Policies that are compared on a site, unless --policy names one."""
+"""Policies that are compared at a site if --policy is not given."""
 _HELP = f"""Start one edge server and several devices on this machine, and let them write texts together.
 
-The demo plays a site: an edge with a large model, devices that draft for it, and the links between them. It writes the
-same prompts in several ways and prints a table of what each way brings. Models, texts and sockets are real. The links
+The demo plays a site: an edge with a large model, devices that draft for it, and the links between them. It answers the
+same prompts in several ways and prints a table that compares them. Models, texts and sockets are real. The links
 and the speeds of engine and devices are emulated. At the end the target writes every text once more, alone, and all
 tokens are compared. Under the rejection rules there is no text to compare with. Texts have up to {SITE_TOKENS} tokens
 unless --max-tokens is given. The policies {" and ".join(POLICIES_SHOWN)} are compared unless --policy is given.
 
-With --devices or --bandwidth-hz the demo plays no site. The engine is then as fast as this machine makes it, and the
+With --devices or --bandwidth-hz the demo plays no site. The engine is then as fast as this machine allows, and the
 devices are a laptop, a tablet, a phone and a watch, in turn.
 
 \b
@@ -69,7 +69,7 @@ Examples:
 @click.option("--edge-draft", metavar="DRAFTER", show_default="small for the embedded target",
               help="The edge's own drafter.")  # fmt: skip
 @click.option("--slower", type=Number(1.0, 1000.0), show_default="as much as this machine needs",
-              help="Play the site this many times slower than it is.")  # fmt: skip
+              help="Slow the whole site down by this factor.")  # fmt: skip
 @click.option("--devices", type=click.IntRange(1, MAX_DEVICES), default=4, show_default=True,
               help="Without a site: number of devices.")  # fmt: skip
 @click.option("--policy", type=click.Choice(RUNTIME_POLICIES), default="heterogeneous",
@@ -104,7 +104,7 @@ def command(context: click.Context, /, **options: Any) -> int:
     check_edge_drafter_name(options)
     check_engine_options(options)
     if options["engine"] == "vllm" and options["place"] != "cpu":
-        raise InputError("--on is not for --engine vllm, which computes where its build can: leave it out")
+        raise InputError("--on does not go with --engine vllm, whose build decides where it computes: leave it out")
     if not own and not given("max_tokens"):
         options["max_tokens"] = SITE_TOKENS
     if given("policy") and (idle := idle_policies([options["policy"]], options["modes"] or MODES)):
@@ -143,7 +143,7 @@ def _order(options: dict[str, Any], own: bool, policies: tuple[str, ...]) -> Any
         name = SITE if options["site"] is None else options["site"]
         with flag("--site"):
             site = (name, read_site(name))
-            DemoSite(*site, options["slower"] or 1.0)  # refuses what cannot be played, before anything starts
+            DemoSite(*site, options["slower"] or 1.0)  # refuses a site that cannot be played before anything starts
             crew = site_crew(site[1], embedded, options["drafts"], options["prompts"], seed)
     edge_drafter = options["edge_draft"] or (EDGE_DRAFTER if embedded and options["engine"] == "embedded" else None)
     lacks = "name one with --edge-draft"

@@ -1,4 +1,4 @@
-"""`multispin device`: one device that drafts."""
+"""`multispin device`: runs one device that drafts."""
 
 import contextlib
 import ipaddress
@@ -39,8 +39,8 @@ MAX_CREDENTIAL_BYTES = 4096
 @click.option("--gpu-layers", type=click.IntRange(0, 1000), default=0, show_default=True,
               help="Number of layers of a .gguf drafter that run on a GPU.")  # fmt: skip
 @click.option("--context", type=click.IntRange(16, 2**17), show_default="the whole text",
-              help="Most tokens of a text that the drafter reads, which bounds its memory. A text may be longer: it is "
-              "then written on without drafts.")  # fmt: skip
+              help="Most tokens of a text that the drafter reads, which bounds its memory. A longer text goes on "
+              "without drafts.")  # fmt: skip
 @click.option("--serve", "serve_at", metavar="HOST:PORT",
               help="Serve OpenAI clients of this machine; this device drafts for them.")  # fmt: skip
 @click.option("--sessions", type=click.IntRange(1, 64), default=2, show_default=True,
@@ -48,9 +48,9 @@ MAX_CREDENTIAL_BYTES = 4096
 @click.option("--max-length", type=click.IntRange(2, 2**17), default=1024, show_default=True,
               help="With --serve: most tokens of a text, prompt included.")  # fmt: skip
 @click.option("--model-name", default="", show_default="--target, or the drafter's file",
-              help="With --serve: name of the model for its clients, for example the edge's.")  # fmt: skip
+              help="With --serve: name of the model for clients, for example the edge's.")  # fmt: skip
 @click.option("--allowed-origin", "allowed_origins", metavar="ORIGIN", multiple=True,
-              help="With --serve: another server whose web pages may use it, such as https://chat.example; "
+              help="With --serve: other server whose web pages may use the API, such as https://chat.example; "
               "repeatable.")  # fmt: skip
 @click.option("--name", default="", help="Name of this device, shown to the edge and its operator.")
 @click.option("--prompt", help="Text to answer; read from standard input if it is left out.")
@@ -62,18 +62,18 @@ MAX_CREDENTIAL_BYTES = 4096
     metavar="KEY=VALUE",
     help="Value for the chat template, as JSON or as text; repeatable.",
 )
-@click.option("--thinking/--no-thinking", default=None, help="Set enable_thinking, which some chat templates know.")
+@click.option("--thinking/--no-thinking", default=None, help="Set enable_thinking, which some chat templates have.")
 @click.option("--raw", is_flag=True, help="Take the prompt as it is, without a chat template.")
 @sampling_options
 @click.option(
     "--seconds-per-token",
     type=Number(0.0),
     default=0.0,
-    help="Emulate a device that takes this long to draft a token.",
+    help="Emulate a device that takes this time to draft a token [s].",
 )
 @click.option("--spectral-efficiency", type=Number(0.0), default=0.0, help="Emulate an uplink with this many bit/s/Hz.")
 @click.option("--delay-s", type=Number(0.0, MAX_DELAY_S), default=0.0,
-              help="Emulate a network that delays every message by this time, one way.")  # fmt: skip
+              help="Emulate a network that delays every message by this time, one way [s].")  # fmt: skip
 @click.option("--max-wasted-share", type=Number(0.0, 1.0), default=1.0, show_default="no bound",
               help="In streams: draft less far ahead, so that at most about this share of the drafted tokens is never "
               "verified. Saves energy.")  # fmt: skip
@@ -88,7 +88,7 @@ MAX_CREDENTIAL_BYTES = 4096
     "--credential-file",
     type=FILE,
     metavar="FILE",
-    help="File that holds the credential. Safer than --credential: other users of the machine see a command line.",
+    help="File with the credential. Safer than --credential, since other users can see a command line.",
 )
 @click.option(
     "--retry-for",
@@ -98,10 +98,10 @@ MAX_CREDENTIAL_BYTES = 4096
     help="Seconds for which the device looks for an edge before it gives up.",
 )
 @threads_option
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line for everything that happens.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line for each event.")
 @attended_option
 def command(**options: Any) -> None:
-    """Draft with a small model, let the edge at URL verify, and print the text that comes out.
+    """Draft with a small model, let the edge at URL verify, and print the text.
 
     Several URLs are tried in turn. The default is the edge on this machine, ws://127.0.0.1:8765.
 
@@ -113,7 +113,7 @@ def command(**options: Any) -> None:
       multispin device ws://192.0.2.7:8765 --draft small --on cuda:0 --prompt "Hello"
       multispin device ws://192.0.2.7:8765 --draft small.gguf --serve 127.0.0.1:8766
     """
-    import asyncio  # what runs a device takes longer to import than --help may take
+    import asyncio  # imported late, so that --help is quick
 
     from multispin.cli import drafting
     from multispin.device import UntrustedError
@@ -140,9 +140,9 @@ def command(**options: Any) -> None:
 
 
 def settled(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The request that the options ask for, with the prompt from standard input if none names it.
+    """The options of the request, with the prompt from standard input if none is given.
 
-    InputError for what does not fit together: before anything is loaded.
+    InputError for options that do not go together, before anything is loaded.
     """
     from multispin.device import session_url, trusting
 
@@ -175,7 +175,7 @@ def settled(options: Mapping[str, Any]) -> dict[str, Any]:
             with flag("--allowed-origin"):
                 options["allowed_origins"] = tuple(map(read_origin, options["allowed_origins"]))
     elif options["allowed_origins"]:
-        raise InputError("--allowed-origin is for the API that --serve opens: add --serve")
+        raise InputError("--allowed-origin is for the API of --serve: add --serve")
     elif options["prompt"] is None:
         if options["attended"]:
             raise InputError("--attended needs --prompt")
@@ -183,16 +183,16 @@ def settled(options: Mapping[str, Any]) -> dict[str, Any]:
     name = DrafterName.parse(options["draft"])
     name.check()
     if options["context"] is not None and not name.needs_model:
-        raise InputError(f"--context bounds what a model reads, and {name.text!r} has none: leave it out")
+        raise InputError(f"--context bounds what a model reads, and {name.text!r} has no model: leave it out")
     options["threads"] = options["threads"] or max(1, (os.cpu_count() or 2) // 2)
     return options
 
 
 def _runs_llama_cpp(name: DrafterName, options: Mapping[str, Any]) -> bool:
-    """Whether llama.cpp and not torch will draft; InputError for places that do not go together."""
+    """Whether llama.cpp and not torch will draft; InputError if --gpu-layers or --on do not fit it."""
     if options["place"] != "cpu":
         if options["gpu_layers"]:
-            raise InputError("--gpu-layers is for llama.cpp and --on for torch: name one of them")
+            raise InputError("--gpu-layers is for llama.cpp and --on for torch: give one of them")
         return False
     from multispin.models.gguf_drafter import is_for_llama_cpp
 
@@ -215,13 +215,13 @@ def _loopback(text: str) -> tuple[str, int]:
 
 
 def _variables(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The template variables that the options name; InputError if they do not go with --raw, or are no pairs."""
+    """The template variables of the options; InputError if they are malformed or do not go with --raw."""
     variables: dict[str, Any] = {}
     for text in options["variables"]:
         key, equals, value = whole_characters(text, "--template-variable").partition("=")
         if not equals or not key.isidentifier():
             raise InputError(
-                f"--template-variable {text!r} is not of the form KEY=VALUE, such as enable_thinking=false"
+                f"--template-variable {text!r} is not of the form KEY=VALUE: write, for example, enable_thinking=false"
             )
         try:
             variables[key] = json.loads(value)
@@ -230,5 +230,5 @@ def _variables(options: Mapping[str, Any]) -> dict[str, Any]:
     if options["thinking"] is not None:
         variables["enable_thinking"] = options["thinking"]
     if options["raw"] and (variables or options["system"] is not None):
-        raise InputError("--raw leaves the chat template out: --system, --thinking and --template-variable need it")
+        raise InputError("--raw leaves out the chat template, which --system, --thinking and --template-variable need")
     return variables

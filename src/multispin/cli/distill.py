@@ -30,15 +30,15 @@ MAX_CORPUS_BYTES = 64 * 2**20
     "--layers",
     default="3",
     show_default=True,
-    help="Number of layers to take from the target, or their places, such as 0,1,2,29.",
+    help="Number of layers to take from the target, or their indices, such as 0,1,2,29.",
 )
 @click.option("--frozen", type=click.IntRange(0), default=0, show_default=True,
-              help="The first layers, this many, stay the target's own: they are "
-              "neither taught nor stored.")  # fmt: skip
+              help="Number of first layers that stay the target's own: they are "
+              "neither trained nor stored.")  # fmt: skip
 @click.option("--out", type=PathOption(file_okay=False, path_type=Path), required=True, help="Folder of the drafter.")
 @click.option("--steps", type=click.IntRange(1, 10**7), default=1500, show_default=True, help="Optimiser steps.")
 @click.option("--tokens", type=click.IntRange(1, 10**10), default=500_000, show_default=True,
-              help="Tokens of text that the target writes, to learn from.")  # fmt: skip
+              help="Number of tokens that the target writes as training text.")  # fmt: skip
 @click.option("--corpus", type=PathOption(file_okay=False, path_type=Path),
               help="Folder for that text, which several drafters can share.  [default: OUT/corpus, removed at "
               "the end]")  # fmt: skip
@@ -47,13 +47,13 @@ MAX_CORPUS_BYTES = 64 * 2**20
     type=click.IntRange(2, 4096),
     default=160,
     show_default=True,
-    help="Most tokens of an answer. Answers to measure with have at most 96.",
+    help="Most tokens of an answer. Answers for the measurement have at most 96.",
 )
 @click.option("--prompts", type=PathOption(exists=True, dir_okay=False, path_type=Path),
               help="File of user messages that the target answers, one per line, instead "
               "of the bundled ones.")  # fmt: skip
 @click.option("--text", "texts", type=PathOption(exists=True, dir_okay=False, path_type=Path), multiple=True,
-              help="File of plain text to learn from as well, one document per paragraph; repeatable.")  # fmt: skip
+              help="File of plain text to train on as well, one document per paragraph; repeatable.")  # fmt: skip
 @click.option("--vocabulary", type=click.IntRange(0), default=12_288, show_default=True,
               help="Number of token ids that can be drafted, the most frequent ones; 0 for all.")  # fmt: skip
 @click.option(
@@ -64,7 +64,7 @@ MAX_CORPUS_BYTES = 64 * 2**20
 @click.option("--learning-rate", type=Number(0.0, 1.0, min_open=True), default=1.5e-3, show_default=True,
               help="Highest learning rate of AdamW.")  # fmt: skip
 @click.option("--variation-share", type=Number(0.0, 1.0), default=0.3, show_default=True,
-              help="Share of the steps, the last ones, that reduce the total variation distance instead of the "
+              help="Share of the steps, at the end, that reduce the total variation distance instead of the "
               "KL divergence.")  # fmt: skip
 @click.option("--storage", type=click.Choice(["int8", "bfloat16"]), default="int8", show_default=True,
               help="Number type in which the drafter is stored.")  # fmt: skip
@@ -79,10 +79,10 @@ MAX_CORPUS_BYTES = 64 * 2**20
 @threads_option
 @click.option("--json", "as_json", is_flag=True, help="Print the drafter's card and nothing else on standard output.")
 def command(layers: str, threads: int | None, as_json: bool, gguf: bool, **options: Any) -> None:
-    """Make a small drafter for a target: a few of its layers, taught what the target itself writes.
+    """Make a small drafter for a target: a few of its layers, trained on what the target itself writes.
 
-    It copies layers of the target, lets the target answer prompts, teaches the copy the target's next-token
-    distribution, and measures acceptance on held-out prompts. To go on with a run that was stopped, start it again.
+    The command copies layers of the target, lets the target answer prompts, trains the copy on the target's next-token
+    distributions, and measures acceptance on held-out prompts. To go on with a stopped run, start it again.
     docs/distill.md says how long it takes and what to expect.
 
     \b
@@ -98,7 +98,7 @@ def command(layers: str, threads: int | None, as_json: bool, gguf: bool, **optio
     if gguf:
         from multispin.models.gguf_drafter import GgufOrder, gguf_of, write_gguf
 
-        gguf_of(options["target"])  # refused now, not after hours
+        gguf_of(options["target"])  # refuse now, not after hours
     threads = threads or os.cpu_count() or 1
     prepare(threads)
     import torch
@@ -165,7 +165,7 @@ def _lines(path: Path | None) -> tuple[str, ...] | None:
         return None
     lines = tuple(line.strip() for line in read_file(path, MAX_CORPUS_BYTES).splitlines() if line.strip())
     if not lines:
-        raise InputError(f"{path} holds no prompts: write one per line")
+        raise InputError(f"{path} has no prompts: write one per line")
     return lines
 
 
@@ -183,7 +183,7 @@ def _print_card(card: "DrafterCard", out: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from multispin.distillation.evaluation import RULES  # loads torch, which has made the drafter
+    from multispin.distillation.evaluation import RULES  # loads torch, which is loaded already
 
     table = Table(title=f"{out}: layers {', '.join(map(str, card.layers))} of {card.target}, {card.vocabulary:,} ids")
     table.add_column("prompts")

@@ -1,4 +1,4 @@
-"""The process of `multispin device`: it writes one text, or serves OpenAI clients, with drafts of its own."""
+"""The process of `multispin device`: drafts for one text, or for the texts of OpenAI clients."""
 
 import asyncio
 import logging
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 async def serve(options: Mapping[str, Any]) -> None:
-    """Serve OpenAI clients: their texts are sessions with the edge, and this device drafts for them."""
+    """Serve OpenAI clients. Their texts are sessions with the edge, and this device drafts for them."""
     from aiohttp import web
 
     from multispin.edge import Access, alive, check_free, listening, place_of
@@ -44,7 +44,7 @@ async def serve(options: Mapping[str, Any]) -> None:
         def progressed(progress: Progress) -> None:
             on_progress(progress)
             if progress.finish and (why := client.silence.reason(client.counters.drafted)) not in told:
-                told.add(why)  # one text of a kind is enough
+                told.add(why)  # one message of a kind is enough
                 log.warning(note_of(client, options))
 
         client = DeviceClient(
@@ -71,7 +71,7 @@ async def serve(options: Mapping[str, Any]) -> None:
 
 
 async def write(options: Mapping[str, Any]) -> None:
-    """Generate one text, or one for every order of the parent, until it vanishes."""
+    """Generate one text, or one for every order of the parent process until it ends."""
     with ended_in_order():
         await _texts(options)
 
@@ -93,14 +93,14 @@ async def _texts(options: Mapping[str, Any]) -> None:
             await asyncio.wait([work, gone], return_when=asyncio.FIRST_COMPLETED)
             if work.done():
                 work.result()
-        finally:  # the edge is told that nobody waits for the text any more
+        finally:  # tells the edge that the text is no longer wanted
             gone.cancel()
             work.cancel()
             await asyncio.wait([work])
 
 
 def _time_drafting(drafter: Any, prompt: list[int], tokens: int) -> float:
-    """Seconds per drafted token, after one draft that is not timed."""
+    """Time per drafted token [s], after one draft that is not timed."""
     from multispin.speculation import SamplingParams
 
     for _ in range(2):
@@ -110,18 +110,18 @@ def _time_drafting(drafter: Any, prompt: list[int], tokens: int) -> float:
 
 
 def prepared_drafter(options: Mapping[str, Any]) -> tuple[Any, Any, list[int]]:
-    """Drafter, which has read the prompt, tokenizer and prompt ids: the slow part of starting."""
+    """The drafter, which has read the prompt, the tokenizer, and the prompt's ids: the slow part of starting."""
     source = _load_source(options)
     prompt = prompt_ids(source.tokenizer, options)
     if not prompt:
-        raise InputError("the prompt is empty: write one after --prompt or to standard input")
+        raise InputError("the prompt is empty: give one with --prompt or on standard input")
     drafter = source.drafter(_room(options, len(prompt) + options["max_tokens"]))
     drafter.prepare(prompt)
     return drafter, source.tokenizer, prompt
 
 
 def _room(options: Mapping[str, Any], text_tokens: int) -> int:
-    """Most tokens that a drafter is to hold, for texts of at most `text_tokens`."""
+    """Most tokens that the drafter must hold, for texts of at most `text_tokens`."""
     return min(text_tokens, options["context"] or text_tokens)
 
 
@@ -160,7 +160,7 @@ def _hello(options: Mapping[str, Any], tokenizer: Any, slower: float = 1.0) -> H
 
 
 def prompt_ids(tokenizer: Any, options: Mapping[str, Any]) -> list[int]:
-    """The prompt as the target is to read it."""
+    """Token ids of the prompt as the target reads it."""
     text, system, variables = options["prompt"], options["system"], options["variables"]
     ids: list[int]
     if options["raw"] or (system is None and not variables and not tokenizer.template):
@@ -176,7 +176,7 @@ def prompt_ids(tokenizer: Any, options: Mapping[str, Any]) -> list[int]:
 async def _generate(
     options: Mapping[str, Any], begin: Begin, drafter: Any, tokenizer: Any, prompt: list[int], tell: Any
 ) -> None:
-    """Write one text as the parent's `begin` says, and tell of it as it grows."""
+    """Generate one text as the parent's `begin` says, and report it as it grows."""
 
     def progress(_: Progress) -> None:
         session, counters = client.session, client.counters
@@ -229,7 +229,7 @@ def _request(options: Mapping[str, Any], tokenizer: Any, prompt: list[int]) -> R
 
 
 def note_of(client: DeviceClient, options: Mapping[str, Any]) -> str:
-    """A sentence about why a part of a text was written without drafts; empty if a person need not know."""
+    """A sentence that tells the user why parts of a text were written without drafts; empty if none is needed."""
     if options["draft"] == "none":
         return ""
     ours = client.silence.most == options["context"]
@@ -238,7 +238,7 @@ def note_of(client: DeviceClient, options: Mapping[str, Any]) -> str:
 
 
 def _done(client: DeviceClient, ids: Sequence[int], request: Request, seconds: float, note: str) -> Done:
-    """Result of a text that took so many seconds."""
+    """The event of a finished text that took `seconds`."""
     counters = client.counters
     return Done(
         ids=tuple(ids),
@@ -261,9 +261,9 @@ def _done(client: DeviceClient, ids: Sequence[int], request: Request, seconds: f
 
 
 class Teller:
-    """Shows the text to a person as it grows, and what it took at the end.
+    """Shows the text as it grows, and its figures at the end.
 
-    A terminal is shown no character that it would obey; a file or another program gets the text as it is.
+    A terminal gets no control characters; a file or another program gets the text unchanged.
     """
 
     def __init__(self) -> None:
@@ -271,7 +271,7 @@ class Teller:
         self._away = False
 
     def __call__(self, event: Event) -> None:
-        """Show what happened, as far as a person wants to know it."""
+        """Print an event, if it concerns the user."""
         if isinstance(event, Away) and not self._away:
             self._away = True
             why = f"no edge at {one_line(event.url)} ({one_line(event.why)})"
@@ -279,7 +279,7 @@ class Teller:
         if isinstance(event, Written | Done):
             self._away = False
             new, self._shown = event.text[self._shown :], len(event.text)
-            # Not click's echo, which takes colours out of what goes to a file.
+            # Not click's echo, which removes colour codes for a file.
             print(printable(new) if sys.stdout.isatty() else new, end="", flush=True)
         if isinstance(event, Done):
             self._shown = 0

@@ -1,4 +1,4 @@
-"""The options by which `serve`, `demo` and `profile` name what verifies: which engine, in which numbers."""
+"""The options of `serve`, `demo` and `profile` for the engine and its number type."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -26,7 +26,7 @@ engine_options = together(
         "--engine-option",
         "engine_options",
         multiple=True,
-        help="NAME=VALUE for vLLM's engine, e.g. tensor_parallel_size=8; repeatable.",
+        help="NAME=VALUE for vLLM's engine, such as tensor_parallel_size=8; repeatable.",
     ),
     click.option(
         "--engine", type=click.Choice(ENGINES), default="embedded", show_default=True, help="What runs the target."
@@ -44,7 +44,7 @@ def engine_arguments(options: Mapping[str, Any]) -> list[str]:
 
 
 def check_engine_options(options: Mapping[str, Any]) -> None:
-    """InputError if vLLM is meant and cannot be, or options are for an engine that takes none."""
+    """InputError if the engine's options do not fit the engine, or vLLM cannot run here."""
     from multispin.models.vllm_options import check_installed, parse_options
 
     if options["engine"] == "vllm":
@@ -52,33 +52,32 @@ def check_engine_options(options: Mapping[str, Any]) -> None:
         with flag("--engine-option"):
             parse_options(options["engine_options"])
         if options["dtype"] == "int8":
-            raise InputError("--dtype int8 is the embedded verifier's: give vLLM a quantised checkpoint as --target")
+            raise InputError("--dtype int8 is for the embedded engine: give vLLM a quantised checkpoint as --target")
         if options.get("batch_invariant"):
             raise InputError(
-                "--batch-invariant is the embedded verifier's: vLLM has a setting of its own, VLLM_BATCH_INVARIANT=1 "
-                "in the environment"
+                "--batch-invariant is for the embedded engine: set VLLM_BATCH_INVARIANT=1 in the environment for vLLM"
             )
     elif options["engine_options"]:
-        raise InputError("--engine-option is for --engine vllm; the embedded verifier takes none")
+        raise InputError("--engine-option is for --engine vllm; the embedded engine has no such options: leave it out")
 
 
 def check_edge_draft(options: Mapping[str, Any], modes: Sequence[str]) -> None:
-    """InputError if the drafter of the edge's own can draft in none of these modes, or not beside this engine."""
+    """InputError if the edge's own drafter is not used in any of these modes, or not with this engine."""
     if options["edge_draft"] is None:
         return
     if all(mode in ("plain", "rounds") for mode in modes):
         raise InputError(
-            f"--mode {' and '.join(modes)} never drafts at the edge: leave --edge-draft out, or use --mode auto"
+            f"in --mode {' and '.join(modes)} the edge never drafts: leave --edge-draft out, or use --mode auto"
         )
     if options["engine"] == "vllm":
         raise InputError(
             "--edge-draft is for --engine embedded: vLLM drafts only inside its own step, for every text and with a "
-            "fixed length, so that it cannot be joined with drafts of devices"
+            "fixed length, so its drafts cannot be combined with those of devices"
         )
 
 
 def check_edge_drafter_name(options: Mapping[str, Any]) -> None:
-    """InputError if --edge-draft names a drafter that is not there: for before minutes of loading a target."""
+    """InputError if --edge-draft names an unknown drafter, before minutes of loading a target."""
     from multispin.models import check_drafter_name
 
     if options["edge_draft"] is not None:
@@ -94,8 +93,8 @@ def load_engine(options: Mapping[str, Any]) -> Any:
         from multispin.models.vllm_options import parse_options
 
         if options["place"] != "cpu":
-            raise InputError("--on is not for --engine vllm, which computes where its build can: leave it out")
-        # Its workers are processes of their own, which take their threads from the environment.
+            raise InputError("--on does not go with --engine vllm, whose build decides where it computes: leave it out")
+        # vLLM's workers are separate processes, which take their thread count from the environment.
         os.environ.setdefault("OMP_NUM_THREADS", str(options["threads"] or os.cpu_count() or 1))
         return VllmEngine.load(
             options["target"],

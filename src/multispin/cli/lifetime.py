@@ -1,4 +1,4 @@
-"""The beginning and end of `serve` and `device`: orders of a parent process, its death, and signals."""
+"""Start and end of `serve` and `device`: orders of a parent process, its end, and signals."""
 
 import asyncio
 import contextlib
@@ -10,10 +10,10 @@ from multispin.cli.main import end_signals
 
 
 class Parent:
-    """Standard input as a leash of a process that another one started: lines are orders, the end means that it is gone.
+    """The parent process behind standard input: each line is an order, and the end of input means that it is gone.
 
     Args:
-        attended: whether there is such a parent; a process that a person started reads nothing.
+        attended: whether there is such a parent; a process that a user started does not read standard input.
 
     """
 
@@ -24,7 +24,7 @@ class Parent:
         self._reading: asyncio.Task[None] | None = None
 
     async def connect(self) -> None:
-        """Begin to read."""
+        """Begin to read standard input."""
         if self._attended:
             reader = asyncio.StreamReader()
             protocol = asyncio.StreamReaderProtocol(reader)
@@ -32,7 +32,7 @@ class Parent:
             self._reading = asyncio.create_task(self._read(reader))
 
     async def orders(self) -> AsyncIterator[str]:
-        """The parent's lines, until it is gone; one empty line for a process that a person started."""
+        """The parent's lines until it is gone; one empty line for a process that a user started."""
         if not self._attended:
             yield ""
         while self._attended:
@@ -45,7 +45,7 @@ class Parent:
             yield line.result()
 
     async def gone(self) -> None:
-        """Wait until standard input ends; for ever for a process that a person started."""
+        """Wait until standard input ends; for ever in a process that a user started."""
         await self._gone.wait()
 
     async def _read(self, reader: asyncio.StreamReader) -> None:
@@ -55,25 +55,24 @@ class Parent:
 
 
 def stop_signal() -> asyncio.Event:
-    """An event that SIGTERM, SIGINT and the end of the terminal set.
+    """An event that is set by SIGTERM, SIGINT and the end of the terminal.
 
-    In the background of a script, too, where a shell has SIGINT ignored.
+    This also works in a script's background process, for which the shell ignores SIGINT.
     """
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
     for number in (*end_signals(), signal.SIGINT):
-        # Windows knows no such handlers, and only a main thread may set them.
+        # Windows has no such handlers, and only a main thread may set them.
         with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
             loop.add_signal_handler(number, stop.set)
     return stop
 
 
 async def end_in_order(finish: Callable[[float], Awaitable[None]], texts_s: float, stop: asyncio.Event) -> None:
-    """Let a server end; a second signal ends the texts under way at once.
+    """Let a server end; a second signal ends the unfinished texts at once.
 
     Args:
-        finish: coroutine function that takes nothing new, and returns when the texts under way have ended or their
-            time is over.
-        texts_s: how long they may take [s].
+        finish: coroutine function that refuses new texts, and returns when the others have ended or their time is over.
+        texts_s: longest time for these texts [s].
         stop: event of `stop_signal`, set by the first signal.
 
     """
@@ -89,9 +88,9 @@ async def end_in_order(finish: Callable[[float], Awaitable[None]], texts_s: floa
 
 @contextlib.contextmanager
 def ended_in_order() -> Iterator[None]:
-    """A signal to end cancels the running task, so that a device can say goodbye; the exit code is the signal's.
+    """Let a signal to end cancel the running task, so that a device can say goodbye. The exit code is the signal's.
 
-    Without, the signal would end whatever code runs at that moment.
+    Otherwise the signal would end whatever code runs at that moment.
     """
     task, loop = asyncio.current_task(), asyncio.get_running_loop()
     assert task is not None

@@ -1,4 +1,4 @@
-"""`multispin`: finds the command, and turns refused input into one sentence and exit code 2."""
+"""`multispin`: runs the command, and turns an input error into one sentence and exit code 2."""
 
 import contextlib
 import gc
@@ -17,27 +17,27 @@ from multispin.errors import InputError, missing_extra
 from multispin.outside import complain, never_fails, unheard
 
 COMMANDS = {
-    "demo": "Start one edge and several devices here, and let them write together.",
+    "demo": "Start one edge and several devices on this machine, and compare who should draft.",
     "serve": "Run the edge server.",
     "device": "Run one device.",
     "token": "Make, list and revoke the tokens that an edge asks for.",
     "chat": "Talk with a model in the terminal.",
     "plan": "Choose draft lengths and bandwidth shares for a scenario file.",
     "advise": "Say whether devices should draft at a site.",
-    "profile": "Measure what the controller needs, here.",
+    "profile": "Measure on this machine what the controller needs.",
     "distill": "Make a small drafter for a target.",
     "convert": "Write a drafter as a GGUF file, for llama.cpp and browsers.",
-    "simulate": "Run a site under a virtual clock, policies side by side.",
-    "reproduce": "Compute the paper's figures beside what it reports.",
+    "simulate": "Run a site under a virtual clock, and compare policies.",
+    "reproduce": "Compute the paper's figures, and compare them with the paper.",
 }
-"""Name and one-line help of every command; `multispin.cli.<name>` holds it as `command`."""
+"""Name and one-line help of every command; each is the object `command` in `multispin.cli.<name>`."""
 
 RARELY = (100_000, 50, 50)
-"""When Python looks for cycles of garbage: thresholds of its three generations."""
+"""Thresholds of Python's garbage collector for its three generations."""
 
 
 class _LazyGroup(click.Group):
-    """Imports a command's file only when it is asked for: `multispin plan` need not wait for torch."""
+    """Imports a command's file only when it is used, so that `multispin plan` need not wait for torch."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -57,7 +57,7 @@ class _LazyGroup(click.Group):
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="multispin")
 def cli() -> None:
-    """Devices draft with small models, one edge verifies with a large one: each text is exactly the large model's.
+    """Devices draft with small models, and one edge verifies with a large one. Each text is exactly the large model's.
 
     \b
     Examples:
@@ -69,7 +69,7 @@ def cli() -> None:
 def run(arguments: list[str]) -> int:
     """Run one command line and return its exit code: 0, 2 for refused input, 130 after Ctrl-C.
 
-    1 where whoever read the output has gone, as click has it.
+    The exit code is 1 if the reader of the output has gone, as in click.
     """
     try:
         result = _obey(arguments)
@@ -81,7 +81,7 @@ def run(arguments: list[str]) -> int:
         complain(error.format_message())
         return 2
     except InputError as error:
-        complain(str(error))  # it may quote what others said
+        complain(str(error))  # made printable, since it may quote text from outside
         return 2
     except ModuleNotFoundError as error:
         missing = missing_extra(error)
@@ -91,7 +91,7 @@ def run(arguments: list[str]) -> int:
         return 2
     except BrokenPipeError:
         with contextlib.suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the rest goes nowhere, without a word
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the rest of the output is dropped silently
         return 1
     except OSError as error:  # a full disk, a file without permission
         complain(f"{error.filename or 'a file or the output'}: {error.strerror or error}")
@@ -103,15 +103,15 @@ def run(arguments: list[str]) -> int:
 
 
 def _in_plain_words(message: str) -> str:
-    """What click says of a value, with the words for a number that a person uses."""
+    """The message of click about a value, with plain words for number types."""
     for theirs, ours in (("integer", "whole number"), ("float", "number")):
         message = re.sub(rf"(?<=' is not a valid ){theirs}(?: range)?\.$", f"{ours}.", message)
     return message
 
 
 def _obey(arguments: list[str]) -> object:
-    """Run a command line and return its result; show help where it names no command."""
-    # Who sets NO_COLOR wants none (https://no-color.org); click leaves that to its users.
+    """Run a command line and return its result; show the help if it names no command."""
+    # NO_COLOR means no colours (https://no-color.org); click does not check it.
     colour = False if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb" else None
     try:
         return cli.main(args=arguments, prog_name="multispin", standalone_mode=False, color=colour)
@@ -121,7 +121,7 @@ def _obey(arguments: list[str]) -> object:
 
 
 class Termination:
-    """Whether a signal to end has come: an exception is lost that is raised while a destructor runs, so one must ask.
+    """Remembers whether a signal to end has come, since an exception raised while a destructor runs is lost.
 
     Attributes:
         asked: whether a signal to end has come.
@@ -132,13 +132,13 @@ class Termination:
         self.asked = False
 
     def __call__(self, number: int, _frame: object) -> NoReturn:
-        """End a command as Ctrl-C does: whatever it has begun is cleaned up first. A handler of signals."""
+        """Handle a signal: end the command as Ctrl-C does, so that it cleans up first."""
         self.asked = True
         raise SystemExit(128 + number)
 
 
 TERMINATION = Termination()
-"""How SIGTERM, and the end of the terminal, end this process."""
+"""This process's handler of SIGTERM and of the end of the terminal."""
 
 
 def end_signals() -> tuple[signal.Signals, ...]:
@@ -150,16 +150,16 @@ def end_signals() -> tuple[signal.Signals, ...]:
 
 
 def keep_standard_numbers() -> None:
-    """Put the null device where standard input, output or error was closed; what is printed there goes nowhere.
+    """Open the null device in place of a closed standard input, output or error.
 
-    A socket would get the number otherwise, and whoever writes to that stream would write into it. libuv ends the
-    process when it closes such a socket.
+    Otherwise a socket would get that file descriptor, and prints would go into it. libuv ends the process when it
+    closes such a socket.
     """
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115
@@ -168,8 +168,8 @@ def keep_standard_numbers() -> None:
 def main() -> None:
     """Entry point of the `multispin` command.
 
-    torch and transformers make some hundred thousand objects that live as long as the process. Looking for cycles among
-    them took a fifth of the start and a second of the end, and the end of one device slowed down its neighbours.
+    torch and transformers make about a hundred thousand objects that live as long as the process. Garbage collection of
+    them took a fifth of the start and a second at the end, which also slowed down other devices on the machine.
     """
     keep_standard_numbers()
     never_fails(sys.stdout)

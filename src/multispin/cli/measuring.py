@@ -1,4 +1,4 @@
-"""What `multispin profile` measures: the JSON object of the command."""
+"""The measurements of `multispin profile`, as the command's JSON object."""
 
 import dataclasses
 import math
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from multispin.profiling import BatchTiming, Following, LatencyFit, Rate
 
 UNKNOWN_POSITIONS = 2**20
-"""Positions of a target that does not say how long a text it knows."""
+"""Context length assumed for a target that does not state its own [tokens]."""
 LONGEST_RUN = 12
-"""Positions of a draft in the acceptance profile."""
+"""Number of a draft's positions in the acceptance profile."""
 DRAFT_LENGTH = 8
 _PLACES = 4
 
@@ -31,7 +31,7 @@ _PLACES = 4
 def measure_here(
     options: Mapping[str, Any], grid: Sequence[tuple[int, int]], drafts: Sequence[str], show: Show
 ) -> dict[str, Any]:
-    """Time verification over `grid`, then measure every drafter: the JSON of the command, but for the machine."""
+    """Time verification over `grid`, then measure every drafter. Returns the command's JSON without the machine."""
     from multispin.models import known_positions, load_tokenizer
 
     most_prompt = (known_positions(options["target"]) or UNKNOWN_POSITIONS) - options["tokens"] - DRAFT_LENGTH
@@ -59,20 +59,20 @@ def _time_verification(options: Mapping[str, Any], grid: Sequence[tuple[int, int
                                  partial(show, "timing verification"))  # fmt: skip
     finally:
         if options["engine"] == "vllm":
-            engine.shutdown()  # its memory and its workers are not for the rest
+            engine.shutdown()  # free its memory and workers for the rest
     return _verification(points, fit_latency(points), options)
 
 
 def _measure_drafters(
     options: Mapping[str, Any], drafts: Sequence[str], most_prompt: int, show: Show
 ) -> list[dict[str, Any]]:
-    """Have the target write texts, and each drafter guess every token of them.
+    """Let the target write texts, and let each drafter predict every token of them.
 
     Args:
         options: options of the command.
         drafts: names of the drafters.
-        most_prompt: longest prompt [tokens]; of a longer one the end is taken.
-        show: function that shows the progress.
+        most_prompt: longest prompt [tokens]; a longer one is cut at its beginning.
+        show: progress display.
 
     """
     from multispin.estimation.traces import save_traces
@@ -157,7 +157,7 @@ def _rate(rate: "Rate") -> dict[str, float | int | None]:
 
 
 def described(options: Mapping[str, Any], threads: int) -> str:
-    """The machine, the number type and the versions of what computed."""
+    """The machine, the number type and the library versions, as text."""
     import torch
 
     versions = f"torch {torch.__version__}"

@@ -1,4 +1,4 @@
-"""What the files of commands share to declare options."""
+"""Option types and helpers that several commands share."""
 
 import math
 import os
@@ -11,10 +11,10 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 class Number(click.FloatRange):
-    """A finite number in a range: click lets nan into every range, and inf into those without an end."""
+    """A finite number in a range. click's own type accepts nan in every range, and inf in open ones."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """The number; a usage error if it is none, or outside."""
+        """The number; a usage error if it is not finite or out of range."""
         found = float(super().convert(value, param, ctx))
         if not math.isfinite(found):
             self.fail(f"{found} is not a finite number.", param, ctx)
@@ -22,7 +22,7 @@ class Number(click.FloatRange):
 
 
 class PathOption(click.Path):
-    """A path of a file or folder; `Path("")` would be the folder that one is in."""
+    """A path of a file or folder. An empty one is refused, since `Path("")` is the current folder."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """The path; a usage error for an empty text."""
@@ -35,12 +35,12 @@ class _FileName(click.types.StringParamType):
 
 
 FILE = _FileName()
-"""Type of an option that names a file to read, whose reader says what is wrong with it; "" names none."""
+"""Type of an option for a file to read. The file's reader reports what is wrong with it; "" is refused here."""
 
 
 def _named(kind: "PathOption | _FileName", value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
     if value == "":
-        kind.fail("an empty text names no file and no folder.", param, ctx)
+        kind.fail("the name of a file or folder is empty.", param, ctx)
     return value
 
 
@@ -56,10 +56,10 @@ _CREDENTIAL_VARIABLE = "MULTISPIN_CREDENTIAL"
 
 
 class Decorator(Protocol):
-    """Adds one option or several to a command."""
+    """Adds one or several options to a command."""
 
     def __call__(self, function: _Function, /) -> _Function:
-        """The command with them."""
+        """The command with these options."""
         ...
 
 

@@ -1,7 +1,7 @@
-"""Output of a server: written by a thread, so that whoever reads it slowly, or not at all, cannot hold up the work.
+"""Output of a server, written by a thread, so that a slow or absent reader cannot hold up the work.
 
-A terminal that is stopped with Ctrl-S, a pipe that nobody empties and a disk that is full all cost lines, which are
-counted; they never cost a pass.
+A terminal that is stopped with Ctrl-S, a pipe that nobody reads or a full disk lose lines, which are counted. They
+never delay a pass.
 """
 
 import contextlib
@@ -16,16 +16,16 @@ from typing import Any, TextIO
 from multispin.outside import one_line
 
 MAX_LINES = 10_000
-"""At most this many lines wait to be written; further ones are dropped and counted."""
+"""Most lines that wait to be written; further ones are dropped and counted."""
 MAX_CHARACTERS = 8192
-"""Longest line of a log."""
+"""Longest line of a log [characters]."""
 FLUSH_TIMEOUT_S = 2.0
-"""How long a server that ends waits for its last lines."""
+"""Time that a server waits for its last lines when it ends [s]."""
 
 FIELDS = ("session", "device", "request", "finish", "prompt_tokens", "tokens", "first_token_s", "seconds")
 """Fields of `extra` that a log line may have beside its message."""
 DIGITS = 4
-"""Digits behind the point of a number in a log line: a tenth of a millisecond, where it is a time."""
+"""Decimals of a number in a log line: a tenth of a millisecond for a time in seconds."""
 
 
 class Output:
@@ -35,9 +35,9 @@ class Output:
         dropped: lines that were not written.
 
     Args:
-        stream: where the lines go; None where it was closed when the program began: then all lines are dropped.
-        max_lines: lines that wait to be written; default `MAX_LINES`.
-        flush_timeout_s: how long `close` waits for the last lines [s]; default `FLUSH_TIMEOUT_S`.
+        stream: stream for the lines; None if it was closed when the program began: then all lines are dropped.
+        max_lines: most lines that wait to be written; default `MAX_LINES`.
+        flush_timeout_s: longest time that `close` waits for the last lines [s]; default `FLUSH_TIMEOUT_S`.
 
     """
 
@@ -52,21 +52,21 @@ class Output:
 
     @property
     def watched(self) -> bool:
-        """Whether it is a terminal, where somebody may look on."""
+        """Whether the stream is a terminal, which somebody may watch."""
         try:
             return self._stream is not None and self._stream.isatty()
         except ValueError:  # it was closed meanwhile
             return False
 
     def line(self, text: str) -> None:
-        """Have a line written, without waiting for it."""
+        """Queue a line, without waiting until it is written."""
         try:
             self._lines.put_nowait(text)
         except queue.Full:
             self.dropped += 1
 
     def close(self) -> None:
-        """Write what waits, for at most `flush_timeout_s`."""
+        """Write the queued lines, for at most `flush_timeout_s`."""
         with contextlib.suppress(queue.Full):
             self._lines.put(None, timeout=self._flush_timeout_s)
         self._done.wait(self._flush_timeout_s)
@@ -80,7 +80,7 @@ class Output:
         self._done.set()
 
     def _write(self, text: str) -> None:
-        """Past the stream's own buffer where there is a descriptor: a blocked thread would hold its lock at the end."""
+        """Write past the stream's own buffer if possible: a blocked thread would hold the buffer's lock at exit."""
         if self._stream is None:
             raise ValueError("the stream was closed when the program began")
         try:
@@ -95,10 +95,10 @@ class Output:
 
 
 class OutputHandler(logging.Handler):
-    """Log messages as lines of text or JSON, by way of an `Output`.
+    """Writes log messages as lines of text or JSON to an `Output`.
 
     Args:
-        output: where the lines go.
+        output: output for the lines.
         as_json: whether a line is a JSON object.
 
     """
@@ -108,7 +108,7 @@ class OutputHandler(logging.Handler):
         self._output, self._as_json = output, as_json
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Hand a message over; one that cannot be formatted is counted as dropped."""
+        """Queue a message; one that cannot be formatted is counted as dropped."""
         try:
             self._output.line(self._line(record))
         except Exception:
@@ -131,11 +131,11 @@ class OutputHandler(logging.Handler):
         for name in FIELDS:
             if (value := getattr(record, name, None)) is not None:
                 said[name] = _shown(value)
-        return json.dumps(said)  # ASCII: nothing that a terminal would obey
+        return json.dumps(said)  # ASCII, so without control characters for a terminal
 
 
 def _shown(value: Any) -> Any:
-    """A field's value as a log line has it."""
+    """A field's value as it stands in a log line."""
     if isinstance(value, float):
         return round(value, DIGITS)
     return value[:200] if isinstance(value, str) else value

@@ -1,4 +1,4 @@
-"""`multispin plan`: choose draft lengths and bandwidth shares for a scenario file, with one policy or with all."""
+"""`multispin plan`: chooses draft lengths and bandwidth shares for a scenario, with one policy or with all."""
 
 import dataclasses
 import json
@@ -38,7 +38,7 @@ Examples:
   multispin plan my-site.toml --compare
 """
 _FULL_TABLE = 40
-"""With up to this many devices the table has a row for each device; with more, a row for each draft length."""
+"""Most devices for which the table has a row each; with more, it has a row for each draft length."""
 
 
 @click.command(help=_HELP, short_help="Choose draft lengths and bandwidth shares for a scenario file.")
@@ -48,9 +48,9 @@ _FULL_TABLE = 40
     type=click.Choice((*POLICIES, *WITHOUT_DEVICES)),
     default="heterogeneous",
     show_default=True,
-    help="How to choose: heterogeneous is the exact optimum; plain and edge-drafts are what the edge can do alone.",
+    help="How to choose. heterogeneous is the exact optimum; plain and edge-drafts are what the edge can do alone.",
 )
-@click.option("--compare", is_flag=True, help="Run every policy and list them side by side.")
+@click.option("--compare", is_flag=True, help="Compare all policies in one table.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for machines instead of a table.")
 @click.option(
     "--relative-gap",
@@ -59,7 +59,7 @@ _FULL_TABLE = 40
     show_default=True,
     help="The search ends when the proven upper bound is at most this share above the answer (heterogeneous and fair).",
 )
-@click.option("--all-devices", is_flag=True, help=f"A row for every device, also beyond {_FULL_TABLE} of them.")
+@click.option("--all-devices", is_flag=True, help=f"Print a row for every device, even for more than {_FULL_TABLE}.")
 def command(file: str, policy: str, compare: bool, as_json: bool, relative_gap: float, all_devices: bool) -> None:
     """The command behind `multispin plan`; its help is `_HELP`."""
     scenario = load_scenario(scenario_path(file))
@@ -93,12 +93,12 @@ def plan_json(made: Plan) -> str:
 
 
 def _device_json(device: DevicePlan) -> dict[str, object]:
-    """A device's keys; those that only some scenarios have are there only in them."""
+    """The JSON of one device; some keys exist only in scenarios that use them."""
     return {key: value for key, value in dataclasses.asdict(device).items() if value is not None}
 
 
 def _compare(scenario: Scenario, relative_gap: float, *, quiet: bool) -> tuple[list[Plan], list[tuple[str, str]]]:
-    """The plans of all policies, best first, and those that have none with the reason."""
+    """The plans of all policies, best first, and the policies without a plan with the reason."""
     plans: list[Plan] = []
     skipped: list[tuple[str, str]] = []
     with Console(stderr=True, quiet=quiet).status("planning") as status:
@@ -158,7 +158,7 @@ def _print_plan(file: str, scenario: Scenario, made: Plan, every: bool) -> None:
             soft_wrap=True,
         )
     if made.status == "infeasible":
-        console.print("[yellow]Some device gets less than the min_goodput_tokens_per_s that it asks for.[/yellow]")
+        console.print("[yellow]At least one device gets less than its min_goodput_tokens_per_s.[/yellow]")
 
 
 def _device_table(made: Plan) -> Table:

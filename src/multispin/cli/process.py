@@ -1,4 +1,4 @@
-"""Functions that commands share: threads, flags and their errors, files to write, JSON lines."""
+"""Functions that commands share: threads, options and their errors, output files, JSON lines."""
 
 import contextlib
 import logging
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 MAX_THREADS = 1024
 MAX_THREADS_PER_CORE = 16
-"""More threads than cores only wait for each other: with 1000 on two cores llama.cpp read over 100 times as slowly."""
+"""Most threads for each core. More only wait for each other: with 1000 on two cores llama.cpp was 100 times slower."""
 PLOT_SUFFIXES = (".png", ".svg", ".pdf")
 
 threads_option = click.option(
@@ -35,7 +35,7 @@ attended_option = click.option(
 
 
 class _Renamed(click.Option):
-    """An option whose later names still work in scripts; help and messages show only the first."""
+    """An option with old names that still work in scripts; help and messages show only the first name."""
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
         names, self.opts = self.opts, self.opts[:1]
@@ -52,7 +52,7 @@ place_option = click.option(
     "--on", "--device", "place", cls=_Renamed, default="cpu", show_default=True,
     help="Where the target runs: cpu, or a GPU such as cuda:0.",
 )  # fmt: skip
-"""Its old name, --device, still works; it was ambiguous, because a phone or a laptop is called a device too."""
+"""Its old name, --device, still works. It was ambiguous, since a phone or a laptop is called a device, too."""
 
 SPIN_COUNT = 100_000
 """Turns for which a waiting thread of a model spins before it sleeps: 1 to 7 ms, by how long the processor pauses.
@@ -72,7 +72,7 @@ Its own default of 1,024 keeps some 250 MiB more after passes of many sizes, and
 
 
 class _LogLine(logging.Formatter):
-    """A message is one line, whatever names and reasons of others it quotes."""
+    """Formats a message as one line, even if it quotes text from outside."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
         return one_line(super().formatMessage(record))
@@ -81,13 +81,13 @@ class _LogLine(logging.Formatter):
 def prepare(threads: int, models: bool = True, handler: logging.Handler | None = None) -> None:
     """Set the threads of the model and show log messages on standard error; call before torch is imported.
 
-    Waiting threads spin for `SPIN_COUNT` turns and then sleep, unless the environment says OMP_WAIT_POLICY. oneDNN
-    keeps `KERNELS` products, unless it says ONEDNN_PRIMITIVE_CACHE_CAPACITY.
+    Waiting threads spin for `SPIN_COUNT` turns and then sleep, unless OMP_WAIT_POLICY is set. oneDNN keeps `KERNELS`
+    products, unless ONEDNN_PRIMITIVE_CACHE_CAPACITY is set.
 
     Args:
         threads: threads of the model.
-        models: whether this process runs a model; default True. One that does not need not have torch.
-        handler: handler of the log messages; default: one that writes them at once.
+        models: whether this process runs a model, which needs torch; default True.
+        handler: handler of the log messages; default: a handler that writes them at once.
 
     Raises:
         InputError: there are over `MAX_THREADS_PER_CORE` threads for each core.
@@ -96,8 +96,8 @@ def prepare(threads: int, models: bool = True, handler: logging.Handler | None =
     cores = os.cpu_count() or 1
     if threads > MAX_THREADS_PER_CORE * cores:
         raise InputError(
-            f"--threads {threads} is over {MAX_THREADS_PER_CORE * cores}, {MAX_THREADS_PER_CORE} for each core of this "
-            "machine: more threads than cores only wait for each other"
+            f"--threads {threads} is over {MAX_THREADS_PER_CORE * cores}, the limit of {MAX_THREADS_PER_CORE} for each "
+            "core of this machine: more threads than cores only wait for each other"
         )
     if handler is None:
         handler = logging.StreamHandler(sys.stderr)
@@ -117,7 +117,7 @@ def prepare(threads: int, models: bool = True, handler: logging.Handler | None =
 
 @contextmanager
 def flag(name: str) -> Iterator[None]:
-    """Say with a refusal which option it is about: rooms below the command line know no options."""
+    """Put the option's name before an InputError of the block, since lower rooms do not know options."""
     try:
         yield
     except InputError as error:
@@ -129,12 +129,12 @@ def host_and_port(text: str, option: str) -> tuple[str, int]:
     """Host and port of an option; InputError if it is not HOST:PORT."""
     host, _, port = text.rpartition(":")
     if not host or not port.isdecimal() or int(port) > 65535:
-        raise InputError(f"{option} {text!r} is not HOST:PORT, such as 127.0.0.1:8766")
+        raise InputError(f"{option} {text!r} is not of the form HOST:PORT: write, for example, 127.0.0.1:8766")
     return host.strip("[]"), int(port)
 
 
 def make_folder(folder: Path) -> None:
-    """Make the folder that a long command will write to, before the long part; InputError if that cannot be."""
+    """Make the folder that a long command will write to, before the long part; InputError if that fails."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -144,10 +144,10 @@ def make_folder(folder: Path) -> None:
 
 
 def check_outputs(*paths: Path | None) -> None:
-    """InputError if a file that a long command writes at its end cannot be written; for before the long part.
+    """InputError if a file that a long command writes at its end cannot be written. Call it before the long part.
 
-    Of what is no file, only devices may be written, and what this process holds open already, as /dev/stdout: to open
-    a pipe that has a name takes until somebody reads it.
+    Beside files, only device files and what this process has open already, such as /dev/stdout, may be written: opening
+    a named pipe waits until somebody reads it.
     """
     for path in paths:
         if path is None:
@@ -155,10 +155,10 @@ def check_outputs(*paths: Path | None) -> None:
         if not path.parent.is_dir():
             raise InputError(f"{path}: there is no folder {path.parent}")
         if path.exists():
-            named = Path(os.path.realpath(path))  # an open pipe's has no name in any folder
+            named = Path(os.path.realpath(path))  # an open pipe has no name in any folder
             if named.exists() and not (named.is_file() or named.is_char_device()):
                 raise InputError(f"{path} cannot be written: it is not a file")
-        else:  # a device may stand in a folder that takes no files
+        else:  # a device file may stand in a folder that is not writable
             try:
                 tempfile.TemporaryFile(dir=path.parent).close()
             except OSError as error:
@@ -176,16 +176,14 @@ def check_plot(path: Path | None) -> None:
 
 
 def machine_name(device: str, threads: int) -> str:
-    """Name of what computes here, for records: the GPU, or the processor and the threads used."""
+    """Name of the computing hardware, for records: the GPU, or the processor and the number of threads."""
     if device.startswith("cuda"):
         import torch
 
         try:
             return torch.cuda.get_device_name(device)
         except (AssertionError, RuntimeError, ValueError) as error:
-            raise InputError(
-                f"there is no device {device!r} here: {first_line(error)}; cpu is one everywhere"
-            ) from None
+            raise InputError(f"there is no device {device!r} here: {first_line(error)}; cpu always works") from None
     name = platform.processor() or platform.machine()
     with contextlib.suppress(OSError, StopIteration):
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
@@ -194,7 +192,7 @@ def machine_name(device: str, threads: int) -> str:
 
 
 def writer(as_json: bool, say: "Callable[[Event], None]") -> "Callable[[Event], None]":
-    """How a command tells events: as JSON lines for machines, or by `say` for people."""
+    """The function with which a command reports events: JSON lines for machines, `say` for people."""
     if not as_json:
         return say
     from multispin.protocol.events import as_line

@@ -1,4 +1,4 @@
-"""`multispin profile`: its options, and what it prints and writes; `measuring` measures."""
+"""`multispin profile`: its options, and what it prints and writes. `measuring` measures."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from multispin.outside import in_markup, one_line
 
 MAX_GRID = 16
 FEWEST_POINTS = 3
-"""Fewest kinds of batches: the coefficients of the latency model."""
+"""Least number of batch sizes: the number of the latency model's coefficients."""
 
 
 @click.command("profile", short_help="Measure on this machine what the controller needs.")
@@ -34,7 +34,7 @@ FEWEST_POINTS = 3
               help="Temperature at which acceptance is measured; 0 is greedy decoding.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the sampling noise.")
 @click.option("--prompts", "per_task", type=click.IntRange(1, 12), default=3, show_default=True,
-              help="Number of bundled prompts of each task family.")  # fmt: skip
+              help="Number of bundled prompts from each task family.")  # fmt: skip
 @click.option(
     "--tokens",
     type=click.IntRange(2, 4096),
@@ -42,9 +42,7 @@ FEWEST_POINTS = 3
     show_default=True,
     help="Most tokens of the text for a prompt.",
 )
-@click.option(
-    "--batches", default="1,2,4,8", show_default=True, help="Numbers of devices per batch to time, separated by commas."
-)
+@click.option("--batches", default="1,2,4,8", show_default=True, help="Devices per batch to time, separated by commas.")
 @click.option("--lengths", default="0,2,4,8", show_default=True, help="Draft lengths to time, separated by commas.")
 @click.option("--context", type=click.IntRange(1, 10**6), default=128, show_default=True,
               help="Tokens in the cache of each session while timing.")  # fmt: skip
@@ -53,7 +51,7 @@ FEWEST_POINTS = 3
 )
 @click.option("--out", type=PathOption(dir_okay=False, path_type=Path), help="Write a scenario file.")
 @click.option("--trace", type=PathOption(dir_okay=False, path_type=Path),
-              help="Write which drafted tokens were right. With several drafters NAME.json becomes "
+              help="Write which drafted tokens were accepted. With several drafters NAME.json becomes "
               "NAME-DRAFTER.json.")  # fmt: skip
 @click.option("--plot", type=PathOption(dir_okay=False, path_type=Path), help="Write a picture (.png, .svg or .pdf).")
 @click.option("--bandwidth-hz", type=Number(0, min_open=True), default=20e3, show_default=True,
@@ -71,10 +69,10 @@ FEWEST_POINTS = 3
 @threads_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else on standard output.")
 def command(**options: Any) -> None:
-    """Measure on this machine what the controller needs to know.
+    """Measure on this machine what the controller needs.
 
-    It measures the drafting time per token of each drafter; the verification time by batch size and draft length, with
-    a fitted model and its error; and the acceptance rates of each task family, with 95 % intervals.
+    The command measures the drafting time per token of each drafter; the verification time by batch size and draft
+    length, with a fitted model and its error; and the acceptance rates of each task family, with 95 % intervals.
 
     \b
     Examples:
@@ -88,7 +86,7 @@ def command(**options: Any) -> None:
     with progress() as show:
         found = measure_here(options, grid, drafts, show)
     found["machine"] = described(options, threads)
-    # First what took minutes is shown, then it is written to places that may turn out to be full.
+    # Print the results before writing them: a full disk must not lose minutes of work.
     if not options["as_json"]:
         _print(found)
     if options["with_advice"]:
@@ -99,7 +97,7 @@ def command(**options: Any) -> None:
 
 
 def _settled(options: Mapping[str, Any]) -> tuple[list[tuple[int, int]], Sequence[str], int]:
-    """Sizes of the batches to time, drafters to measure and processor threads; InputError before long work begins."""
+    """Batches to time, drafters to measure and processor threads; InputError before long work begins."""
     grid = [
         (k, length)
         for k in _numbers("--batches", options["batches"], 1)
@@ -107,7 +105,7 @@ def _settled(options: Mapping[str, Any]) -> tuple[list[tuple[int, int]], Sequenc
     ]
     if len(grid) < FEWEST_POINTS:
         raise InputError(
-            f"--batches and --lengths make {len(grid)} kinds of batches; {FEWEST_POINTS} are needed for a fit"
+            f"--batches and --lengths give {len(grid)} kinds of batches; the fit needs at least {FEWEST_POINTS}"
         )
     drafts = options["drafts"] or (("large", "medium", "small", "lookup") if options["target"] == "embedded" else ())
     _check_results(options, drafts)
@@ -119,17 +117,17 @@ def _settled(options: Mapping[str, Any]) -> tuple[list[tuple[int, int]], Sequenc
 
 
 def _check_results(options: Mapping[str, Any], drafts: Sequence[str]) -> None:
-    """InputError if these drafters cannot give what is to be written or said."""
+    """InputError if the options for output ask for what these drafters cannot give."""
     check_outputs(options["out"], options["trace"])
     check_plot(options["plot"])
     if options["out"] is not None and not drafts:
         raise InputError("--out: a scenario needs a drafter: name one with --draft")
     if options["with_advice"] and not drafts:
-        raise InputError("--advise: there is nobody who could draft: name a drafter with --draft")
+        raise InputError("--advise needs a drafter: name one with --draft")
     if options["modes"] and (options["out"] is None or options["temperature"] == 0.0):
-        raise InputError("--modes: needs --out FILE to write to and a --temperature above 0: at 0 there is one rule")
+        raise InputError("--modes needs --out FILE and a --temperature above 0, since at 0 there is only one rule")
     if options["modes"] and all(draft in ("lookup", "none") for draft in drafts):
-        raise InputError("--modes: none of these drafters has a distribution to send; name a model with --draft")
+        raise InputError("--modes: none of these drafters has a distribution to send: name a model with --draft")
 
 
 def _check_drafters(drafts: Sequence[str], place: str) -> None:
@@ -168,14 +166,14 @@ def _numbers(flag: str, text: str, least: int) -> list[int]:
     except ValueError:
         values = []
     if not values or values[0] < least or len(values) > MAX_GRID:
-        raise InputError(f"{flag} {text!r} is not a list of at most {MAX_GRID} whole numbers from {least} on")
+        raise InputError(f"{flag} {text!r} is not a list of at most {MAX_GRID} whole numbers ≥ {least}")
     if values[-1] > 256:
-        raise InputError(f"{flag} {text!r} goes beyond 256")
+        raise InputError(f"{flag} {text!r} has a number above 256, the limit")
     return values
 
 
 def _advise(found: dict[str, Any], options: Mapping[str, Any]) -> None:
-    """Say whether the measured drafters should draft for the measured engine, in print or in `found`."""
+    """Add to `found`, or print, whether the measured drafters should draft for the measured engine."""
     from multispin.cli.advise import asked_advice, document, show_advice
 
     scenario, title = _scenario(found, options), f"{found['target']} as measured here"
@@ -211,7 +209,7 @@ def _print(found: Mapping[str, Any]) -> None:
         return
     title = f"acceptance rate per drafted token at temperature {found['temperature']:g}, 95 % intervals"
     table = Table(title=title, box=SIMPLE_HEAD, padding=0)  # fits 80 columns
-    table.add_column("drafter", overflow="fold")  # of a long name the end tells which one it is
+    table.add_column("drafter", overflow="fold")  # folded, since long names differ at the end
     table.add_column("ms/token", justify="right")
     for task in ("all", *TASKS):
         table.add_column(task, justify="right")
@@ -230,5 +228,5 @@ def _shown(rate: Mapping[str, Any] | None) -> str:
         return "–"
     if rate["low"] is None:
         return f"{rate['mean']:.2f}"
-    half = max(rate["high"] - rate["mean"], rate["mean"] - rate["low"])  # one of them may be cut at 0 or 1
+    half = max(rate["high"] - rate["mean"], rate["mean"] - rate["low"])  # one side may be cut at 0 or 1
     return f"{rate['mean']:.2f}±{half:.2f}"

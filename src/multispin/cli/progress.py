@@ -1,4 +1,4 @@
-"""The one progress bar: a bar per stage on a terminal, lines elsewhere; both on standard error."""
+"""Progress on standard error: a bar per stage on a terminal, lines elsewhere."""
 
 import sys
 import time
@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 QUIET_S = 2.0
-"""A stage that ends sooner than this is not mentioned, if progress is written as lines [s]."""
+"""Shortest stage that is reported if progress is written as lines [s]."""
 LINE_PERIOD_S = 5.0
 
 
 class Show(Protocol):
-    """Shows how far a command is."""
+    """Shows the progress of a command."""
 
     def __call__(self, stage: str, done: float, total: float, note: str = "") -> None:
         """Show a stage as `done` of `total`.
@@ -29,7 +29,7 @@ class Show(Protocol):
 
 @contextmanager
 def progress() -> Iterator[Show]:
-    """Show progress while the block runs, with the time that is left of every stage."""
+    """Show progress while the block runs, with every stage's remaining time."""
     from rich.console import Console
 
     console = Console(stderr=True)
@@ -56,7 +56,7 @@ def progress() -> Iterator[Show]:
 
 @contextmanager
 def stage(show: Show, name: str) -> Iterator[None]:
-    """Show a stage of which nobody knows how far it is, such as loading a model, while the block runs."""
+    """Show a stage of unknown progress, such as loading a model, while the block runs."""
     show(name, 0, 1)
     yield
     show(name, 1, 1)
@@ -86,7 +86,7 @@ class ProgressLines:
         self._stages: dict[str, _Stage] = {}
 
     def __call__(self, stage: str, done: float, total: float, note: str = "") -> None:
-        """Say how far a stage is, where its time has come."""
+        """Write a line if the last one is old enough."""
         now_s = self._clock()
         if stage not in self._stages:
             self._stages[stage] = _Stage(now_s, now_s - LINE_PERIOD_S + QUIET_S, done)

@@ -25,13 +25,13 @@ from multispin.paper.theory import figure_3, figure_4, figure_5
 from multispin.report.page import readable_number
 
 RUNNING = ("learning", "lateness")
-"""Figures of the cell while it runs, in the simulator."""
+"""Figures from the simulator, of the cell over time."""
 FIGURES = ("3", "4", "5", "6", "7", "8", "payload", "fairness", *RUNNING, "streams")
-"""Figures that can be asked for: the paper's by number, and some beyond the paper."""
+"""All figures: the paper's by number, and some beyond the paper."""
 _HELP = f"""Reproduce figures 3 to 8 of the Multi-SPIN paper (arXiv 2606.04581), and go a little beyond.
 
 It writes each figure as CSV, PNG and SVG, a file summary.json (what the paper says, what we get, why they differ) and
-one self-contained report.html. Each figure names the assumptions for what the paper leaves open.
+one self-contained report.html. Each figure states the assumptions made where the paper leaves values open.
 
 \b
 Figures: {", ".join(FIGURES)}
@@ -54,8 +54,8 @@ INTRODUCTION = (
     "goodputs; close, only the second; undecided, only the first; not reproduced, neither. The intervals of numbers "
     "that were fitted include what the calibration leaves open.",
     "Two schemes that the paper does not compare with stand beside its own: plain batched decoding, in which nobody "
-    "drafts, and drafts by the edge's own drafter. They say whether the devices are worth their trouble. A last "
-    "figure has the cell in streams, where devices draft on while they are verified.",
+    "drafts, and drafts by the edge's own drafter. They show whether the devices help at all. A last "
+    "figure shows the cell in streams, where devices draft on while they are verified.",
 )
 
 
@@ -66,11 +66,11 @@ INTRODUCTION = (
     "--figures", default=",".join(FIGURES), show_default="all of them", help="Figures to compute, separated by commas."
 )
 @click.option("--realisations", type=click.IntRange(1, 1000), default=REALISATIONS, show_default=True,
-              help="Number of draws of tasks, speeds and mean gains from each seed.")  # fmt: skip
+              help="Number of draws of tasks, speeds and mean channel gains from each seed.")  # fmt: skip
 @click.option("--blocks", type=click.IntRange(1, 10_000), default=BLOCKS, show_default=True,
               help="Number of fading blocks in each realisation.")  # fmt: skip
 @click.option("--rounds", type=click.IntRange(10, 100_000), default=ROUNDS, show_default=True,
-              help="Rounds of each simulated run (learning, lateness, streams).")  # fmt: skip
+              help="Number of rounds of each simulated run (learning, lateness, streams).")  # fmt: skip
 @click.option("--seed", type=click.IntRange(0), default=SEEDS[0], show_default=True, help="First seed of the draws.")
 @click.option("--seeds", type=click.IntRange(1, 1000), default=len(SEEDS), show_default=True,
               help="Number of seeds, counted up from the first.")  # fmt: skip
@@ -191,7 +191,7 @@ def _print_calibration(found: Calibration) -> None:
 
 
 def _left_out(fit: Fit) -> str:
-    """One line: the number that was left out, the values that fit the rest, and what they make of it."""
+    """One line: the number that was left out, the values that fit the rest, and their residual for it."""
     (claim,) = (claim for claim in fit.left_out if claim != OUTLIER)
     values = "/".join(f"{1e3 * assumed.draft_s:g}" for assumed in fit.chosen.values())
     snr = next(iter(fit.chosen.values())).snr_db

@@ -1,4 +1,4 @@
-"""The options by which every command names sampling parameters, what ends a text, and an acceptance rule."""
+"""The options that every command shares for sampling parameters, the end of a text, and the acceptance rule."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -13,26 +13,26 @@ from multispin.speculation.rule import MAX_PROBABILITY_BITS, Rule
 if TYPE_CHECKING:
     from multispin.speculation import SamplingParams
 
-sampling_options = together(  # the last one is the first of the help
+sampling_options = together(  # --help lists the last one first
     click.option(
         "--probability-bits",
         type=click.IntRange(2, MAX_PROBABILITY_BITS),
         default=16,
         show_default=True,
-        help="Under the rejection rules: bits in which a probability is sent.",
+        help="Under the rejection rules: bits per sent probability.",
     ),
     click.option(
         "--retained",
         type=click.IntRange(1, MAX_RETAINED),
         default=1024,
         show_default=True,
-        help="Under the rejection rules: most tokens of a distribution that are sent.",
+        help="Under the rejection rules: most tokens of a sent distribution.",
     ),
     click.option(
         "--rule",
         type=click.Choice([rule.value for rule in Rule]),
         show_default="greedy at temperature 0, else coupled",
-        help="Acceptance rule; docs/losslessness.md says what each costs.",
+        help="Acceptance rule; docs/losslessness.md compares them.",
     ),
     click.option(
         "--logit-bias",
@@ -48,7 +48,7 @@ sampling_options = together(  # the last one is the first of the help
         "--min-tokens",
         type=click.IntRange(0, 2**20),
         default=0,
-        help="The text does not end before this many tokens.",
+        help="Least tokens of an answer.",
     ),
     click.option(
         "--seed", type=click.IntRange(0, 2**63 - 1), help="Seed of the sampling noise; the text depends on it."
@@ -97,11 +97,11 @@ sampling_options = together(  # the last one is the first of the help
         help="Most tokens of an answer.",
     ),
 )
-"""Options of the sampling parameters, of what ends a text, and of the acceptance rule, for a command."""
+"""Options for the sampling parameters, the end of a text, and the acceptance rule."""
 
 
 def sampling_and_rule(options: Mapping[str, Any], seed: int) -> "tuple[SamplingParams, Rule]":
-    """The sampling parameters and the acceptance rule that the options name; InputError if they do not fit."""
+    """The sampling parameters and the acceptance rule of the options; InputError if they do not fit."""
     from multispin.speculation import SamplingParams, check_stop_strings, rule_for  # loads numpy
 
     biases = tuple(_bias(text) for text in options["biases"])
@@ -121,7 +121,7 @@ def sampling_and_rule(options: Mapping[str, Any], seed: int) -> "tuple[SamplingP
 
 
 def sampling_arguments(options: Mapping[str, Any]) -> list[str]:
-    """The options once more, all but the seed, for a process started with them."""
+    """The options without the seed, as arguments for another process."""
     return [
         *("--max-tokens", str(options["max_tokens"]), "--min-tokens", str(options["min_tokens"])),
         *("--temperature", str(options["temperature"])),
@@ -141,4 +141,4 @@ def _bias(text: str) -> tuple[int, float]:
     try:
         return int(token), float(bias)
     except ValueError:
-        raise InputError(f"--logit-bias {text!r} is not of the form ID=BIAS, such as 284=-100") from None
+        raise InputError(f"--logit-bias {text!r} is not of the form ID=BIAS: write, for example, 284=-100") from None

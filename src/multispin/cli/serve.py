@@ -39,20 +39,20 @@ def _limit(name: str, values: click.IntRange | click.FloatRange, text: str) -> D
 @config_options
 @click.option("--target", default="embedded", show_default=True, help="Hub id, model folder, .gguf file or 'embedded'.")
 @engine_options
-@click.option("--batch-invariant", is_flag=True, help="No text depends on who shares its passes, in bfloat16 too: "
-              "all passes have one shape. It costs speed; see docs/losslessness.md.")  # fmt: skip
+@click.option("--batch-invariant", is_flag=True, help="Make texts independent of each other in bfloat16, too: "
+              "all passes have one shape. This costs speed; see docs/losslessness.md.")  # fmt: skip
 @click.option("--host", default="127.0.0.1", show_default=True,
-              help="Address to listen at; 0.0.0.0 lets other machines in.")  # fmt: skip
+              help="Address to listen on; 0.0.0.0 lets other machines in.")  # fmt: skip
 @click.option(
     "--port",
     type=click.IntRange(0, 65535),
     default=8765,
     show_default=True,
-    help="Port to listen at; 0 takes any free port.",
+    help="Port to listen on; 0 takes any free port.",
 )
 @click.option("--mode", type=click.Choice(MODES), default="auto", show_default=True,
-              help="Who drafts: plain, nobody; edge, only the edge's own drafter; rounds, every device; streams, every "
-              "device, also while it is verified; mixture, for each text the best of the first three; auto, whatever "
+              help="Who drafts. plain: nobody; edge: only the edge's own drafter; rounds: every device; streams: every "
+              "device, also while it is verified; mixture: for each text the best of the first three; auto: whatever "
               "pays.")  # fmt: skip
 @click.option("--edge-draft", metavar="DRAFTER", help="The edge's own drafter, which drafts many texts at once: small, "
               "medium, large, q8 or a model. Embedded engine only.")  # fmt: skip
@@ -74,7 +74,7 @@ def _limit(name: str, values: click.IntRange | click.FloatRange, text: str) -> D
 @_limit(
     "prefill_share",
     Number(0.0, 100.0),
-    "Reading prompts makes a pass longer by at most this share of its time.",
+    "Prompts are read only so far that they lengthen a pass by at most this share.",
 )
 @_limit(
     "deadline_factor",
@@ -85,12 +85,12 @@ def _limit(name: str, values: click.IntRange | click.FloatRange, text: str) -> D
 @_limit(
     "longest_wait_s",
     Number(0.0, 3600.0),
-    "In streams: a text that was in no pass for this many seconds is in the next one.",
+    "In streams: a text that was in no pass for this many seconds rides in the next one.",
 )
 @_limit(
     "max_sessions",
     click.IntRange(1, 65536),
-    "Most devices at once: those connected, and those whose sessions are kept until they come back.",
+    "Most sessions at once: connected devices, HTTP requests, and lost devices whose sessions are kept.",
 )
 @_limit("max_waiting", click.IntRange(0, 65536), "Most requests that may wait for a slot.")
 @_limit(
@@ -108,12 +108,12 @@ def _limit(name: str, values: click.IntRange | click.FloatRange, text: str) -> D
 @_limit(
     "draft_timeout_s",
     Number(1.0, 3600.0),
-    "A device that owes an answer for this many seconds is disconnected.",
+    "Disconnect a device that has not answered for this many seconds.",
 )
 @_limit(
     "idle_timeout_s",
     Number(1.0, 604800.0),
-    "A device that asks for nothing for this many seconds is disconnected.",
+    "Disconnect a device without a request after this many seconds.",
 )
 @place_option
 @click.option("--emulated-verification-s", type=Number(0.0, MAX_EMULATED_S), nargs=3, default=None,
@@ -127,7 +127,7 @@ def _limit(name: str, values: click.IntRange | click.FloatRange, text: str) -> D
     "--tokens",
     type=FILE,
     metavar="FILE",
-    help="File of access tokens (multispin token add). A peer without one is refused.",
+    help="File of access tokens (see multispin token add). Devices and clients without a token are refused.",
 )
 @click.option("--trusted-proxy", "proxies", multiple=True, metavar="NETWORK",
               help="Address or network of a proxy whose X-Forwarded-For is believed, such as 127.0.0.1; "
@@ -147,21 +147,21 @@ def _limit(name: str, values: click.IntRange | click.FloatRange, text: str) -> D
     help="PEM file of the certificate's private key.  [default: the same file]",
 )
 @click.option("--metrics-at", metavar="HOST:PORT", show_default="beside the API, for whoever may use it",
-              help="Serve /metrics at this address only, and without asking for a token.")  # fmt: skip
+              help="Serve /metrics only at this address, without asking for a token.")  # fmt: skip
 @click.option("--log-format", type=click.Choice(("text", "json")), default="text", show_default=True,
               help="Format of the log on standard error.")  # fmt: skip
 @click.option("--finish-s", type=Number(0.0, 3600.0), default=10.0, show_default=True,
-              help="Seconds for which texts of HTTP clients may go on after the edge was told to stop.")  # fmt: skip
+              help="Seconds for which texts of HTTP clients may go on after a signal to stop.")  # fmt: skip
 @click.option("--come-back-s", type=Number(0.0, 3600.0), default=10.0, show_default=True,
-              help="Seconds after which devices should come back; they are told when the edge stops.")  # fmt: skip
+              help="When the edge stops, it tells devices to come back after this many seconds.")  # fmt: skip
 @click.option("--api/--no-api", default=True, show_default=True,
-              help="Serve OpenAI clients at http://HOST:PORT/v1, or do not.")  # fmt: skip
+              help="Serve OpenAI clients at http://HOST:PORT/v1.")  # fmt: skip
 @click.option("--model-name", default="", show_default="the target", help="Name of the model for OpenAI clients.")
 @web_options
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True,
-              help="Seed of the sampling noise of requests that name none.")  # fmt: skip
+              help="Seed of the sampling noise of requests without a seed.")  # fmt: skip
 @threads_option
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line for everything that happens.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line for each event.")
 @attended_option
 def command(**options: Any) -> None:
     """Run an edge: verify the drafts of all devices with the target model, and decide how much each device drafts.
@@ -182,7 +182,7 @@ def command(**options: Any) -> None:
     if options["credential"] is not None:
         check_credential(options["credential"], "--credential")
     if not options["host"]:
-        raise InputError("--host is empty: name an address, or 0.0.0.0 for all of this machine's")
+        raise InputError("--host is empty: give an address, or 0.0.0.0 for all addresses of this machine")
     check_edge_drafter_name(options)
     if options["metrics_at"] is not None:
         options["metrics_at"] = host_and_port(options["metrics_at"], "--metrics-at")
@@ -198,7 +198,7 @@ def command(**options: Any) -> None:
 
 
 def _check_mode(options: Mapping[str, Any]) -> None:
-    """InputError if a mode has no drafter, or a drafter has no engine to go with."""
+    """InputError if the mode needs a drafter that is not there, or the drafter does not go with the engine."""
     check_edge_draft(options, [options["mode"]])
     if options["mode"] == "edge" and options["edge_draft"] is None:
         raise InputError("--mode edge needs a drafter of the edge's own: name one with --edge-draft")

@@ -1,4 +1,4 @@
-"""The process of `multispin serve`: it loads a model and serves devices and clients until it is told to stop."""
+"""The process of `multispin serve`: loads a model, and serves devices and clients until it is told to stop."""
 
 import asyncio
 import contextlib
@@ -56,10 +56,10 @@ def serve_until_told(options: Mapping[str, Any], events: Output, dropped: Callab
 
     Args:
         options: options of `serve`.
-        events: where a person, or with --json a program, reads what happens.
-        dropped: number of lines of output that were not written.
+        events: output for the events, as text or with --json as JSON.
+        dropped: returns the number of output lines that were not written.
     """
-    require("prometheus_client")  # what is wrong is said before a model is loaded
+    require("prometheus_client")  # fails before a model is loaded
     doors = _doors(options)
     asyncio.run(_check_places(options))
     with stops_at_once() as stopped:
@@ -78,9 +78,9 @@ def serve_until_told(options: Mapping[str, Any], events: Output, dropped: Callab
 
 @contextlib.contextmanager
 def stops_at_once(termination: Termination = TERMINATION) -> Iterator[Callable[[], bool]]:
-    """Let SIGTERM and SIGINT end the loading of a model. The function that is yielded says whether one of them came.
+    """Let SIGTERM and SIGINT end the loading of a model. Yields a function that says whether one of them came.
 
-    A shell lets background processes of a script ignore SIGINT, so a handler is installed here.
+    A handler is installed here because a shell makes a script's background processes ignore SIGINT.
     """
     stopped = False
     with contextlib.suppress(ValueError):  # only a main thread may
@@ -124,7 +124,7 @@ async def _serve(
     passes = _passes(options, loaded)
     server = EdgeServer(passes, tell, access, options["come_back_s"])
     application, name = server.application(), options["model_name"] or options["target"]
-    # Before the API, whose last route answers for all that is not there.
+    # Before the API, whose last route answers all unknown paths.
     pages = Pages(options, server, application, tokenizer, verifier.max_length, guard(access))
     if options["api"]:
         slots, waiting, share = options["slots"], options["max_waiting"], options["max_share"]
@@ -144,12 +144,12 @@ async def _serve(
             show(about)
         await _until_told(server, parent, stop, certificate)
         if stop.is_set():
-            log.info("stopping: texts of HTTP clients have %.0f s to end, and devices keep theirs", options["finish_s"])
+            log.info("stopping: texts of HTTP clients have %.0f s to end, devices keep theirs", options["finish_s"])
             await end_in_order(server.finish, options["finish_s"], stop)
 
 
 def _passes(options: Mapping[str, Any], loaded: _Loaded) -> "Passes":
-    """The loop of passes, as the options say."""
+    """The loop of passes with these options."""
     from multispin.models import load_grammars
     from multispin.passes import Controller, ControllerSettings, Passes
     from multispin.protocol import usual_frame_bits
@@ -194,7 +194,7 @@ async def _add_metrics(
     from multispin.edge.metrics import Metrics
     from multispin.gateway import guard
 
-    disable_created_metrics()  # type: ignore[no-untyped-call]  # a series more for each, and nobody asks for it
+    disable_created_metrics()  # type: ignore[no-untyped-call]  # they would double the series, and nobody uses them
     metrics = Metrics(name, server.counts, dropped)
     server.audience.add(metrics.tell)
     if options["metrics_at"] is None:
@@ -209,7 +209,7 @@ async def _add_metrics(
 async def _until_told(
     server: "EdgeServer", parent: Parent, stop: asyncio.Event, certificate: "Certificate | None"
 ) -> None:
-    """Serve until a signal comes or the parent is gone; what ends the loop of passes is raised here."""
+    """Serve until a signal comes or the parent is gone. A failure of the loop of passes is raised here."""
     failure = asyncio.create_task(server.failure())
     others = [asyncio.create_task(parent.gone()), asyncio.create_task(stop.wait())]
     renewing = None if certificate is None else asyncio.create_task(certificate.renew())
@@ -245,7 +245,7 @@ def _doors(options: Mapping[str, Any]) -> _Doors:
 
 
 async def _check_places(options: Mapping[str, Any]) -> None:
-    """InputError if another program listens where this edge is to listen."""
+    """InputError if another program already listens at this edge's addresses."""
     from multispin.edge import check_free
 
     with flag("--host and --port"):
@@ -273,7 +273,7 @@ def _edge_drafter(options: Mapping[str, Any], engine: "Engine") -> "BatchDrafter
 
 
 def _paced(engine: "Engine", seconds: tuple[float, float, float] | None) -> "Engine":
-    """The engine, or the engine at the speed of an emulated one."""
+    """The engine, slowed down to an emulated one if its times are given."""
     if seconds is None:
         return engine
     from multispin.control import Verification
@@ -287,7 +287,7 @@ def _say_as_json(output: Output, event: "EdgeEvent") -> None:
 
 
 def say(output: Output, scheme: str, event: "EdgeEvent") -> None:
-    """Tell a person what happens."""
+    """Print an event for people."""
     from multispin.edge import place_of
     from multispin.protocol import events
 
@@ -305,7 +305,7 @@ def say(output: Output, scheme: str, event: "EdgeEvent") -> None:
             output.line(f"- {one_line(event.name)} did not come back")
         case events.Refused():
             output.line(f"- {one_line(event.name)}: {one_line(event.why)}")
-        case events.Round() if output.watched:  # dozens a second: more than a log of a service should keep
+        case events.Round() if output.watched:  # dozens a second are too many for a service's log
             shares = ", ".join(
                 f"{one_line(device.name)} {device.accepted}/{device.drafted}" for device in event.devices
             )

@@ -1,4 +1,4 @@
-"""`multispin simulate`: what a site does over many rounds, under a virtual clock, with policies side by side."""
+"""`multispin simulate`: runs a site over many rounds under a virtual clock, and compares policies."""
 
 import csv
 import json
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from multispin.simulation.study import Result, SimulatedRun
 
 USUAL_POLICIES = ("heterogeneous", "uniform-bandwidth", "homogeneous", "fixed")
-_HELP = f"""Simulate a site: the real loop, sessions, controller and estimators run under a virtual clock.
+_HELP = f"""Simulate a site: run the real loop, sessions, controller and estimators under a virtual clock.
 
 FILE is a scenario in TOML, as for `multispin plan`, and may have a [simulation] table for requests, arrivals, fading
 and stragglers; docs/simulation.md lists the keys. FILE may also be the name of a bundled scenario:
@@ -58,7 +58,7 @@ Examples:
 @click.option("--rounds", type=click.IntRange(1, 10_000_000), default=200, show_default=True,
               help="Rounds (in other modes: passes) of each run.")  # fmt: skip
 @click.option("--seeds", type=click.IntRange(1, 10_000), default=5, show_default=True,
-              help="Runs per policy, each with a seed of its own. One run has no interval.")  # fmt: skip
+              help="Number of runs per policy, each with its own seed. A single run has no interval.")  # fmt: skip
 @click.option(
     "--seed",
     type=click.IntRange(0, 2**31),
@@ -66,10 +66,10 @@ Examples:
     show_default=True,
     help="Seed of the first run; the others count up from it.",
 )
-@click.option("--knows/--learns", default=False, help="Whether the controller knows the truth or learns it, as the "
-              "real one does.  [default: learns]")  # fmt: skip
+@click.option("--knows/--learns", default=False, help="Whether the controller knows the true parameters, or learns "
+              "them like the real one.  [default: learns]")  # fmt: skip
 @click.option("--replan-tolerance", type=Number(0.0), default=0.02, show_default=True,
-              help="Share by which estimates may change before the controller plans again.")  # fmt: skip
+              help="Relative change of estimates after which the controller plans again.")  # fmt: skip
 @click.option("--sweep", "sweeps", multiple=True, metavar="KEY=VALUES",
               help="Values of a key, FROM:TO:COUNT or a list with commas; twice for a grid. Keys: cell.K, verifier.K, "
               "edge_drafter.K, radio.K, simulation.K, device.K (of every device), devices (how many).")  # fmt: skip
@@ -79,7 +79,7 @@ Examples:
               "q3 … q8 (the target, rounded) or a model reference.")  # fmt: skip
 @click.option("--target", default="embedded", show_default=True, help="With --live: the model that verifies.")
 @click.option("--ray", "on_ray", is_flag=True,
-              help="Run on the Ray cluster of RAY_ADDRESS, or on one started here. Needs the extra ray.")  # fmt: skip
+              help="Run on the Ray cluster at RAY_ADDRESS, or on one started here. Needs the extra ray.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for machines instead of a table.")
 @click.option(
     "--csv", "csv_file", type=PathOption(dir_okay=False, path_type=Path), help="Write a table with one row per run."
@@ -108,7 +108,7 @@ def command(
     if live is None and target != "embedded":
         raise InputError("--target is the model that verifies with --live: add --live, or leave --target out")
     _check_flags(sweeps, live, knows, on_ray, csv_file, plot_file)
-    from multispin.simulation.setup import ScenarioFile  # torch comes with the edge: not before the flags are checked
+    from multispin.simulation.setup import ScenarioFile  # loads torch, so only after the options are checked
     from multispin.simulation.study import (
         NeedsTruthError,
         as_document,
@@ -152,20 +152,20 @@ def _check_flags(
     csv_file: Path | None,
     plot_file: Path | None,
 ) -> None:
-    """InputError if flags do not go together, or a file cannot be written."""
+    """InputError if options do not go together or a file cannot be written."""
     if len(sweeps) > 2:
-        raise InputError(f"--sweep was given {len(sweeps)} times; one or two keys can be swept")
+        raise InputError(f"--sweep was given {len(sweeps)} times; use it once or twice")
     check_outputs(csv_file)
     check_plot(plot_file)
     if live is not None and (knows or on_ray):
-        why = "--knows: nobody knows how real models will agree" if knows else "--ray: one process holds the models"
-        raise InputError(f"--live cannot go with {why}")
+        why = "--knows: nobody knows real models' acceptance" if knows else "--ray: the models run in one process"
+        raise InputError(f"--live does not go with {why}")
 
 
 def _measured(
     todo: "Sequence[SimulatedRun]", jobs: int, target: str, live: str | None, on_ray: bool
 ) -> "list[Measures]":
-    """Results of all runs, made in processes of this machine, with real models, or on a Ray cluster."""
+    """Results of all runs, in processes on this machine, with real models, or on a Ray cluster."""
     from multispin.simulation.study import run_all, run_on_ray
 
     models = None

@@ -1,4 +1,4 @@
-"""`multispin token`: who may use an edge."""
+"""`multispin token`: makes, lists and revokes an edge's tokens."""
 
 import json
 import re
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 MAX_LIMIT = 10**9
 _MOST_PAGE = 300
-"""Characters of --page: a longer address makes a code that no phone reads."""
+"""Most characters of --page: phones cannot read the QR code of a longer address."""
 
 tokens_option = click.option(
     "--tokens",
@@ -41,7 +41,7 @@ def _limit(name: str, text: str) -> Decorator:
 def command() -> None:
     """Make, list and revoke the tokens that `multispin serve --tokens FILE` asks for.
 
-    The file keeps hashes only. A running edge reads it again within a second or two after a change.
+    The file has only hashes of the tokens. A running edge reads it again within a second or two after a change.
 
     \b
     Examples:
@@ -55,13 +55,13 @@ def command() -> None:
 @command.command("add")
 @click.argument("name")
 @tokens_option
-@_limit("--max-sessions", "Sessions at once; 0 is no limit.")
-@_limit("--tokens-per-minute", "Prompt and generated tokens per minute; 0 is no limit.")
-@_limit("--max-prompt-tokens", "Tokens of a prompt; 0 is no limit.")
+@_limit("--max-sessions", "Most sessions at once; 0: no limit.")
+@_limit("--tokens-per-minute", "Most prompt and generated tokens per minute; 0: no limit.")
+@_limit("--max-prompt-tokens", "Most tokens of a prompt; 0: no limit.")
 @click.option("--expires", metavar="WHEN", show_default="never",
-              help="When it ends: 2027-01-31 (with that day), 2027-01-31T12:00Z, or after 30d or 12h.")  # fmt: skip
-@click.option("--page", metavar="ADDRESS", help="Print a QR code that joins a phone with this token, to an edge with "
-              "--web at HOST:PORT, or https://HOST:PORT where it speaks TLS.")  # fmt: skip
+              help="When it expires: 2027-01-31 (after that day), 2027-01-31T12:00Z, or after 30d or 12h.")  # fmt: skip
+@click.option("--page", metavar="ADDRESS", help="Print a QR code with which a phone joins, with this token, the edge "
+              "at HOST:PORT, or https://HOST:PORT if it uses TLS. The edge needs --web.")  # fmt: skip
 @json_option
 def add(
     name: str,
@@ -73,7 +73,7 @@ def add(
     page: str | None,
     as_json: bool,
 ) -> None:
-    """Make a token for NAME and print it once: it is kept nowhere.
+    """Make a token for NAME and print it once. It is stored nowhere.
 
     \b
     Examples:
@@ -98,8 +98,8 @@ def add(
         click.echo(join_code(join_address(page, secret)))
     print(secret)
     click.echo(
-        f"The token of {one_line(name)} is above, and nowhere else. A device takes it from a file "
-        "(--credential-file) or from MULTISPIN_CREDENTIAL; an OpenAI client as its API key.",
+        f"The token of {one_line(name)} is shown above, and stored nowhere. Give it to a device in a file "
+        "(--credential-file) or in MULTISPIN_CREDENTIAL, or to an OpenAI client as its API key.",
         err=True,
     )
 
@@ -108,7 +108,7 @@ def add(
 @tokens_option
 @json_option
 def show(file: str, as_json: bool) -> None:
-    """List ids, names and limits, but not the tokens themselves.
+    """List the tokens' ids, names and limits, but not the tokens themselves.
 
     \b
     Example:
@@ -151,18 +151,18 @@ def revoke(id_or_name: str, file: str, as_json: bool) -> None:
 
 
 def _check_page(page: str) -> None:
-    """InputError if --page is no place where a phone can look for an edge."""
+    """InputError if --page is not an address at which a phone can reach an edge."""
     try:
         place = urlsplit(page if "://" in page else f"http://{page}")
         found = bool(re.fullmatch(r"[\w.:%-]+", place.hostname or "")) and (place.port or "://" in page)
-    except ValueError:  # brackets or a port that are none
+    except ValueError:  # wrong brackets or a wrong port
         found = False
     if not found or len(page) > _MOST_PAGE or place.scheme not in ("http", "https") or re.search(r"[\s?#@\\]", page):
         raise InputError(f"--page {shown(page)} is neither HOST:PORT nor an address such as https://edge.example.org")
 
 
 def _time(text: str, now: datetime) -> datetime:
-    """The time that --expires names; InputError if that is none, or over."""
+    """The time that --expires names; InputError if it is malformed or past."""
     found = None
     if (duration := re.fullmatch(r"(\d{1,5})([dh])", text)) is not None:
         number = int(duration[1])
@@ -172,7 +172,7 @@ def _time(text: str, now: datetime) -> datetime:
             found = datetime.fromisoformat(text)
         except ValueError:
             raise InputError(
-                f"--expires {text!r} is no date, no time and no number of days or hours, such as 30d"
+                f"--expires {text!r} is no date, no time and no number of days or hours: write, for example, 30d"
             ) from None
         if re.fullmatch(r"\d{4}-?\d{2}-?\d{2}", text):
             found = datetime.combine(found.date(), time(23, 59, 59), UTC)

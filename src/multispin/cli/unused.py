@@ -1,4 +1,4 @@
-"""Options that have no effect beside others: a person is told, so that nobody waits for what cannot come."""
+"""Finds options without effect beside the others, so that the command can warn about them."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -8,24 +8,24 @@ import click
 PLANNED = ("rounds", "mixture")
 """Modes whose rounds a policy plans."""
 STREAMED = ("streams", "auto")
-"""Modes that ask of a policy only whether it is `fair`."""
+"""Modes in which only the policy `fair` has an effect."""
 OF_SERVING = ("sessions", "max_length", "model_name")
-"""Options of `device` for what it serves to its own clients."""
+"""Options of `device` that only --serve uses."""
 OF_ONE_TEXT = (
     *("system", "variables", "thinking", "raw", "max_tokens", "temperature", "top_p", "top_k", "min_p", "seed"),
     *("presence_penalty", "frequency_penalty", "repetition_penalty", "min_tokens", "stops", "biases", "rule"),
     *("retained", "probability_bits"),
 )
-"""Options of `device` for the one text that it writes if it serves nobody."""
+"""Options of `device` that are not used with --serve."""
 OF_DEVICES = ("bandwidth_hz", "deadline_factor", "deadline_slack_s", "draft_timeout_s")
-"""Options of `serve` for the drafts of devices."""
+"""Options of `serve` that only devices' drafts use."""
 
 
 def idle_policies(policies: Sequence[str], modes: Sequence[str]) -> str:
     """A sentence if none of these policies has an effect in any of these modes; else empty.
 
     Args:
-        policies: that a person named.
+        policies: policies that the user named.
         modes: modes in which the option is used.
 
     """
@@ -34,12 +34,12 @@ def idle_policies(policies: Sequence[str], modes: Sequence[str]) -> str:
         return ""
     return (
         f"--policy {policies[0]} has no effect in mode {modes[0]}: policies plan rounds (modes {_list(PLANNED)}), "
-        f"and only 'fair' acts in the modes {_list(STREAMED)}"
+        f"and only 'fair' has an effect in the modes {_list(STREAMED)}"
     )
 
 
 def idle_of_serve(command: click.Command, options: Mapping[str, Any]) -> Iterator[str]:
-    """A sentence for each option of `serve` that differs from its default and has no effect beside the others.
+    """A sentence for each changed option of `serve` that has no effect beside the others.
 
     Args:
         command: the command, which knows the defaults.
@@ -61,7 +61,7 @@ def idle_of_serve(command: click.Command, options: Mapping[str, Any]) -> Iterato
 
 
 def idle_of_device(command: click.Command, options: Mapping[str, Any]) -> Iterator[str]:
-    """A sentence for each option of `device` that differs from its default and has no effect beside the others.
+    """A sentence for each changed option of `device` that has no effect beside the others.
 
     Args:
         command: the command, which knows the defaults.
@@ -71,7 +71,7 @@ def idle_of_device(command: click.Command, options: Mapping[str, Any]) -> Iterat
     serves = options["serve_at"] is not None
     idle = [
         (OF_SERVING, not serves, "without --serve"),
-        (OF_ONE_TEXT, serves, "with --serve: each request says its own"),
+        (OF_ONE_TEXT, serves, "with --serve: each request has its own"),
     ]
     yield from _sentences(command, _changed(command, options), idle)
 
@@ -85,7 +85,7 @@ def _changed(command: click.Command, options: Mapping[str, Any]) -> set[str]:
 def _sentences(
     command: click.Command, changed: set[str], idle: Sequence[tuple[Sequence[str], bool, str]]
 ) -> Iterator[str]:
-    """A sentence for each changed option that is idle: names of options, whether they are, and why."""
+    """A sentence for each changed option in a row of `idle`: option names, whether they have no effect, and why."""
     written = {each.name: each.opts[0] for each in command.params}
     for names, applies, why in idle:
         for name in names:

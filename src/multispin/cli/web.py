@@ -1,4 +1,4 @@
-"""The options of `serve` for pages in a browser, and what they put into the edge."""
+"""The options of `serve` for pages in a browser, and the pages that they add."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,13 +30,13 @@ web_options = together(
         "allowed_hosts",
         metavar="NAME",
         multiple=True,
-        help="Name under which browsers may reach this edge, beside its addresses and localhost; repeatable.",
+        help="Host name by which browsers may reach this edge, beside its addresses and localhost; repeatable.",
     ),
     click.option(
         "--dashboard/--no-dashboard",
         default=True,
         show_default=True,
-        help="Serve http://HOST:PORT/dashboard, which shows who drafts for whom, or do not.",
+        help="Serve http://HOST:PORT/dashboard, which shows who drafts for whom.",
     ),
     click.option(
         "--web-draft",
@@ -54,7 +54,7 @@ web_options = together(
 def check_web(options: Mapping[str, Any]) -> None:
     """InputError, before any model is loaded, if the page cannot be served."""
     if options["web_draft"] is not None and not options["web"]:
-        raise InputError("--web-draft is for the page that --web serves: add --web")
+        raise InputError("--web-draft is for the page of --web: add --web")
     if options["web"]:
         from multispin.web.files import wllama_folder
 
@@ -72,7 +72,7 @@ class Pages:
         app: web application of the edge.
         tokenizer: tokenizer of the target.
         max_length: most tokens of a text, prompt included.
-        guard: wraps handlers that only who may use this edge may call.
+        guard: wraps handlers that only callers with access to this edge may use.
 
     """
 
@@ -103,7 +103,7 @@ class Pages:
             self._dashboard.add_routes(app, guard)
 
     def opened(self, port: int) -> str:
-        """The edge listens: what a person is told of its pages, with a QR code where a phone can reach it."""
+        """What to print about the pages once the edge listens, with a QR code if a phone can reach it."""
         from multispin.edge import place_of
         from multispin.web.join import join_address, join_code, own_addresses
 
@@ -130,6 +130,6 @@ def _page_drafter(options: Mapping[str, Any]) -> tuple[str, Path]:
 
     spec = options["web_draft"] or ("small" if options["target"] == EMBEDDED else None)
     if spec is None:
-        raise InputError(f"--web has no drafter for the target {options['target']}: name a .gguf file with --web-draft")
+        raise InputError(f"--web has no drafter for the target {options['target']}: give a .gguf file with --web-draft")
     path = gguf_copy(spec)
     return Path(spec).stem, path
