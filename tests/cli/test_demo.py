@@ -176,7 +176,7 @@ def test_an_edge_drafts_itself_only_where_the_site_says_how_fast(tmp_path, capsy
         ("without", (), "plain None, rounds None, rounds None, streams None, auto None"),
         ("without", ("--mode", "edge"), "has no [edge_drafter]"),
         ("without", ("--edge-draft", "small"), "--edge-draft is not for this site"),
-        ("turns", (), "multiple_access = 'tdma' is not emulated"),
+        ("turns", (), "the demo cannot emulate multiple_access = 'tdma'"),
     ]:
         code, stdout, stderr = run_here(capsys, "demo", "--site", tmp_path / f"{name}.toml", *arguments)
         check_refusal(stdout, stderr, sentence)

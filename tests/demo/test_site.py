@@ -89,7 +89,7 @@ def test_the_edge_is_told_the_slowed_down_site(scenario):
 
 
 def test_what_cannot_be_played_is_refused(scenario):
-    with pytest.raises(InputError, match="no site 'nowhere': name one of a100-27b, a100-7b"):
+    with pytest.raises(InputError, match="no site 'nowhere': give one of a100-27b, a100-7b"):
         read_site("nowhere")
     padded = replace(scenario, verifier=replace(scenario.verifier, padded=True))
     with pytest.raises(InputError, match="padded"):
@@ -101,7 +101,7 @@ def test_what_cannot_be_played_is_refused(scenario):
     with pytest.raises(InputError, match="tdma"):
         DemoSite("x", turns, 1.0)
     bare = replace(scenario, devices=(replace(scenario.devices[0], spectral_efficiency=None, snr_hz=1e6),))
-    with pytest.raises(InputError, match="needs a spectral_efficiency"):
+    with pytest.raises(InputError, match="needs the key spectral_efficiency"):
         site_crew(bare, True, (), (), 0)
 
 

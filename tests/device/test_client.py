@@ -449,7 +449,7 @@ def hostile(*frames):
         (Tail(1, 3, pack_ids([1] * 30, V), 30), "more than the 20 tokens"),
         (Grant(1, 1, 3, float("inf")), "granted a band of inf Hz"),
         (Welcome(1, "again", 9, V, 100, 30.0), "in the middle"),
-        (Ask(1, 4, 0), "never drafted"),
+        (Ask(1, 4, 0), "from which nothing was drafted"),
     ],
     ids=lambda value: type(value).__name__,
 )

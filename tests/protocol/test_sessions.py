@@ -147,7 +147,7 @@ def test_what_a_device_may_not_say_is_refused_by_code():
         assert refusal.value.code == code
     with pytest.raises(InputError, match="outside"):
         edge.receive(replace(draft, payload=b"\xff\xf0"))  # ids of 6 bits: 63, 63
-    with pytest.raises(ProtocolError, match="still generating"):
+    with pytest.raises(ProtocolError, match="still generates"):
         edge.open(device.request.to_open(7, [], V), 100)
 
 
@@ -175,7 +175,7 @@ def test_a_greeting_is_checked():
         with pytest.raises(ProtocolError) as refusal:
             check_hello(hello, "abc")
         assert refusal.value.code == code
-    with pytest.raises(ProtocolError, match=r"version 2 is not this edge's 3: install the same multispin on both"):
+    with pytest.raises(ProtocolError, match=r"version 2 and this edge 3: update the older one"):
         check_hello(replace(HELLO, version=2), "abc")
     with pytest.raises(ProtocolError, match=r"xyz.*target owner/model .abc.*start the device with the edge's target"):
         check_hello(replace(HELLO, fingerprint="xyz"), "abc", "owner/model")
@@ -297,7 +297,7 @@ def test_a_draft_made_away_is_dropped_where_the_edge_has_moved_on():
 
 WHAT_IS_NOT_DUE = {
     "a grant before the Welcome": (lambda d: d.greet(), Grant(7, 1, 2, 1e4), "not ours"),
-    "a verdict before the request": (lambda d: (d.greet(), d.receive(WELCOME)), Verdict(7, 1, 3, 0, 5), "due"),
+    "a verdict before the request": (lambda d: (d.greet(), d.receive(WELCOME)), Verdict(7, 1, 3, 0, 5), "not allowed"),
     "a second Welcome": (lambda d: (d.greet(), d.receive(WELCOME)), WELCOME, "in the middle"),
     "a Welcome without a vocabulary": (lambda d: d.greet(), replace(WELCOME, vocabulary_size=0), "empty vocabulary"),
 }
@@ -318,11 +318,11 @@ def test_an_edge_that_says_what_is_not_due_is_refused(case):
     [
         (Verdict(7, 1, 3, 0, V), "outside its vocabulary of 50"),
         (Verdict(8, 1, 3, 0, 5), "of session 8, not ours"),
-        (Verdict(7, 1, 3, 0, 5, "bored"), "reason that is not known here: 'bored'"),
+        (Verdict(7, 1, 3, 0, 5, "bored"), "the unknown reason 'bored'"),
         (Tail(7, 3, pack_ids([1] * 21, V), 21), "more than the 20 tokens"),
         (Tail(7, 3, b"\xff\xff\xff", 4), "outside"),
         (Tail(7, 3, b"", 2**31 - 1), "need 1610612736 bytes"),
-        (Ask(7, 1, 0), "never drafted"),
+        (Ask(7, 1, 0), "from which nothing was drafted"),
     ],
 )
 def test_every_message_of_an_edge_is_checked(message, sentence):

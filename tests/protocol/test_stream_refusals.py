@@ -52,7 +52,7 @@ def test_a_device_that_streams_believes_no_nonsense():
         (Commit(3, 1, 1, 1, (2,)), "never sent"),
         (Commit(9, 1, 0, 0, (2,)), "never sent"),
         (Commit(3, 1, 0, 0, (V,)), "outside its vocabulary"),
-        (Commit(3, 1, 0, 0, (1,), "bored"), "not known here"),
+        (Commit(3, 1, 0, 0, (1,), "bored"), "the unknown reason"),
         (Commit(3, 1, 0, 0, (1,) * 13), "more than the 12"),
         (Grant(1, 1, 2, 1e4), "a text that streams"),
         (Verdict(1, 1, 3, 0, 1), "a text that streams"),

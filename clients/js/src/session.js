@@ -427,7 +427,7 @@ export class DeviceSession {
     if (message.type === "Commit") {
       if (["Streaming", "Waiting"].includes(stage.name)) return this.commit(message);
       if (stage.name === "Ended") return progress({ finish: stage.finish }); // it was on its way when the text ended
-      throw new InputError("the edge sent a Commit before it was due");
+      throw new InputError("the edge sent a Commit, which is not allowed at this stage");
     }
     if (!this.welcome || message.session !== this.welcome.session) {
       throw new InputError(`the edge sent a ${message.type} of session ${message.session}, not ours`);
@@ -437,7 +437,7 @@ export class DeviceSession {
       return this.tail(message);
     }
     if (stage.name === "Ended") return progress({ finish: stage.finish }); // it was on its way when the text ended
-    if (!WORK.has(stage.name)) throw new InputError(`the edge sent a ${message.type} before it was due`);
+    if (!WORK.has(stage.name)) throw new InputError(`the edge sent a ${message.type}, which is not allowed at this stage`);
     const known = message.type === "Verdict" && message.base < this.committed.length; // a repeated answer
     if (stage instanceof Streaming && message.type !== "Window" && !known) {
       throw new InputError(`the edge sent a ${message.type} for a text that streams`);
@@ -521,7 +521,7 @@ export class DeviceSession {
     }
     if (message.scores?.length) throw new InputError("the edge sent log probabilities, which were not asked for");
     if (!["", "stop", "length"].includes(message.finish)) {
-      throw new InputError(`the edge ended the text for a reason that is not known here: ${message.finish}`);
+      throw new InputError(`the edge ended the text for the unknown reason ${message.finish}`);
     }
     this.committed.push(...tokens);
     let { finish } = message;

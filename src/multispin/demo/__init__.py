@@ -1,1 +1,1 @@
-"""The demo as a program: real processes that talk over real sockets, and a live view of them."""
+"""The demo: real processes that talk over real sockets, and a live view of them."""

@@ -1,4 +1,4 @@
-"""The devices of a demo: emulated devices with real drafters, and what each of them is asked."""
+"""The devices of a demo: emulated devices with real drafters, and their prompts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ CLASSES = (
     ("phone", "small", "q5", 0.08, 2.0),
     ("watch", "lookup", "lookup", 0.10, 1.0),
 )
-"""Kinds of devices, in turn from fast to slow: name, drafter for the embedded target, drafter for any other target,
+"""Kinds of devices, from fast to slow: name, drafter for the embedded target, drafter for any other target,
 seconds per drafted token, and spectral efficiency [bit/s/Hz]."""
 
 
@@ -21,13 +21,13 @@ class DeviceSpec:
 
     Attributes:
         name: its name, unique in the demo.
-        drafter: its drafter, as `--draft` of `multispin device` names it.
+        drafter: its drafter, a value of --draft of `multispin device`.
         seconds_per_token: emulated time per drafted token [s].
         spectral_efficiency: emulated uplink [bit/s/Hz].
         task: task family of its prompt, or "yours".
-        prompt: the user message that it asks about.
+        prompt: its user message.
         seed: seed of its sampling noise.
-        delay_s: emulated delay of every message, one way [s].
+        delay_s: emulated one-way delay of every message [s].
 
     """
 
@@ -49,9 +49,9 @@ def make_devices(
     Args:
         count: number of devices; their kinds are `CLASSES` in turn.
         embedded: whether the target is the embedded one, which has drafters of its own.
-        drafters: drafters to use in turn; empty for those of the kinds.
-        prompts: prompts to use in turn; empty for the bundled ones, one task family after another.
-        seed: chooses among the bundled prompts, and seeds the devices' noise.
+        drafters: drafters to use in turn; empty: those of the kinds.
+        prompts: prompts to use in turn; empty: the bundled ones, one task family after another.
+        seed: seed of the choice among the bundled prompts and of the devices' noise.
 
     """
     from multispin.speculation import derive_seed

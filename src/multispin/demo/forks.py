@@ -1,6 +1,6 @@
-"""`python -m multispin …` as a process that is forked from one which has imported PyTorch and transformers already.
+"""Starts `python -m multispin …` by forking a process that has already imported PyTorch and transformers.
 
-These imports take seconds of processor, and a demo starts up to ten processes that need them: one imports them for all.
+These imports take seconds, and a demo starts up to ten processes that need them, so one process imports them for all.
 """
 
 import asyncio
@@ -20,11 +20,11 @@ PRELOAD = (
     *("torch", "transformers", "uvloop"),
     *("multispin.models.verifier", "multispin.cli.serve", "multispin.cli.device", "multispin.cli.drafting"),
 )
-"""Modules that the first process imports once for all. A module that is not installed is left out."""
+"""Modules that the first process imports for all. A module that is not installed is left out."""
 
 
 class ForkedProcess:
-    """The part of the interface of `asyncio.subprocess.Process` that a demo needs.
+    """A forked process, with the part of `asyncio.subprocess.Process`'s interface that a demo needs.
 
     Attributes:
         pid: number of the process.
@@ -50,12 +50,12 @@ class ForkedProcess:
 
     @classmethod
     async def start(cls, arguments: Sequence[str], limit: int, yielding: int = 0) -> "ForkedProcess":
-        """Start it in a session of its own.
+        """Start a process in a session of its own.
 
         Args:
             arguments: arguments after `python -m multispin`.
             limit: longest line that is read from it [bytes].
-            yielding: number that is added to this process's niceness; default 0.
+            yielding: increase of the process's niceness; default 0.
 
         """
         _import_once()
@@ -71,7 +71,7 @@ class ForkedProcess:
         return self._process.exitcode
 
     async def wait(self) -> int:
-        """Wait until it has ended; its exit code."""
+        """Wait until the process has ended, and return its exit code."""
         await self._ended.wait()
         code = self.returncode
         assert code is not None
@@ -92,10 +92,10 @@ class ForkedProcess:
 
 
 class Pipes:
-    """Descriptors that go to a new process.
+    """File descriptors that are passed to a new process.
 
     Args:
-        ends: of its standard input, output and errors.
+        ends: descriptors for its standard input, output and error.
 
     """
 
@@ -119,7 +119,7 @@ class Pipes:
 
 
 def be_multispin(arguments: Sequence[str], pipes: Pipes, yielding: int = 0) -> None:
-    """Turn a new process into `python -m multispin ARGUMENTS`, in a session of its own; `nice` rises by `yielding`."""
+    """Turn a new process into `python -m multispin ARGUMENTS` in a session of its own; `yielding`: more niceness."""
     os.setsid()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     os.nice(yielding)
@@ -129,9 +129,9 @@ def be_multispin(arguments: Sequence[str], pipes: Pipes, yielding: int = 0) -> N
 
 
 def _import_once() -> None:
-    """Begin the imports in a process of their own, if they have not begun."""
+    """Start the process that does the imports, if it is not running yet."""
     multiprocessing.set_forkserver_preload(list(PRELOAD))
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # Ctrl-C is for this process alone
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # only this process handles Ctrl-C
     try:
         forkserver.ensure_running()
     finally:

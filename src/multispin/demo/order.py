@@ -12,12 +12,12 @@ DEVICES_DRAFT = ("rounds", "mixture", "streams", "auto")
 
 @dataclass(frozen=True)
 class Play:
-    """One way in which the same prompts are played.
+    """One way to play the prompts.
 
     Attributes:
         mode: mode of the edge, one of `passes.settings.MODES`.
         policy: how the edge plans rounds.
-        edge_drafter: the edge's own drafter; None if it has none, or none in this mode.
+        edge_drafter: the edge's own drafter; None if there is none in this mode.
 
     """
 
@@ -33,30 +33,30 @@ class Play:
 
     @property
     def label(self) -> str:
-        """Its name for people."""
+        """Name of the play, for people."""
         return f"{self.mode}, {self.policy}" if self.mode in ("rounds", "mixture") else self.mode
 
 
 @dataclass(frozen=True)
 class DemoOrder:
-    """A demo, as its options name it.
+    """A demo's options, checked.
 
     Attributes:
-        crew: the devices, not slowed down.
-        plays: the ways in which the same prompts are played, at least one.
-        site: name and scenario of the site whose engine, devices and links are emulated; None if only devices and
-            their links are.
-        slower: the site is played this many times slower; None for as much as this machine needs.
+        crew: the devices, at full speed.
+        plays: the ways to play the prompts, at least one.
+        site: name and scenario of the site whose engine, devices and links are emulated; None: only devices and their
+            links are emulated.
+        slower: factor by which the site is slowed down; None: as much as this machine needs.
         target: reference of the target model.
         engine: name of the verification engine.
-        dtype: numbers that the target computes in.
+        dtype: number type that the target computes in.
         engine_options: NAME=VALUE options of the engine.
         sampling: sampling parameters of every text; each device has a seed of its own.
         rule: acceptance rule.
         max_tokens: longest text [tokens].
         min_tokens: shortest text [tokens].
         stops: stop strings.
-        serve: arguments of `multispin serve`, the port and those of a play excepted.
+        serve: arguments of `multispin serve`, without the port and those of a play.
         device: arguments of `multispin device` that all devices share.
         place: where the target computes: "cpu" (default), or a GPU such as "cuda:0".
 
@@ -81,7 +81,7 @@ class DemoOrder:
 
     @property
     def main(self) -> int:
-        """Index of the play that is told of device by device: the first in which devices may draft, or the first."""
+        """Index of the play whose devices are reported singly: the first in which devices may draft, or the first."""
         return next((index for index, play in enumerate(self.plays) if play.mode in DEVICES_DRAFT), 0)
 
     def params(self, seed: int) -> SamplingParams:

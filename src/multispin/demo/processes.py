@@ -1,7 +1,7 @@
 """The demo's processes: one edge and several devices, each a real process that talks over a real socket.
 
-This process starts them and reads the events that they write as JSON lines. Each child's standard input is a pipe from
-this process: when this one ends, however it ends, the children see the end of their input and stop too.
+This process starts them and reads their events as JSON lines. Each child's standard input is a pipe from this process.
+When this one ends, for whatever reason, the children see the end of their input and stop, too.
 """
 
 import asyncio
@@ -25,8 +25,8 @@ CORES = os.cpu_count() or 1
 START_TIMEOUT_S = 300.0
 STOP_TIMEOUT_S = 5.0
 YIELDING = 5
-"""By how much a device's processes are nicer than this one. In truth its machine is its own. Here all share one, and
-a late pass of the edge would hold everybody up, where a late token of a device costs that device alone."""
+"""Additional niceness of the devices' processes. At a real site each device has its own machine. Here all share one,
+and a late pass of the edge delays everybody, while a late token of a device delays only that device."""
 MAX_EVENT_BYTES = 4 * 2**20
 
 
@@ -40,15 +40,15 @@ class _Child:
 
     @classmethod
     async def start(cls, arguments: Sequence[str], threads: int, forks: bool, yielding: int = 0) -> "_Child":
-        """Start `multispin ARGUMENTS --json --attended` in a session of its own: by a fork, or again.
+        """Start `multispin ARGUMENTS --json --attended` in a session of its own, forked or as a new program.
 
-        Ctrl-C reaches this process alone, which then ends the others in order.
+        Ctrl-C reaches only this process, which then ends the others in order.
 
         Args:
             arguments: the command and its options.
             threads: threads of its model.
             forks: whether it is forked from a process that has imported PyTorch.
-            yielding: by how much it is nicer than this process; default 0.
+            yielding: increase of its niceness; default 0.
 
         """
         arguments = [*arguments, "--threads", str(threads), "--json", "--attended"]
@@ -80,7 +80,7 @@ class _Child:
         return from_line(line) if line else None
 
     async def expect(self, kind: type[Expected]) -> Expected:
-        """Wait for an event of this kind; InputError with the child's own words if it ends before."""
+        """Wait for an event of this kind; InputError with the child's own message if it ends before."""
         while (event := await self.event()) is not None:
             if isinstance(event, kind):
                 return event
@@ -91,17 +91,17 @@ class _Child:
         code = await self._process.wait()
         await self._reader
         said = [line for line in self._errors if line.strip()]
-        return said[-1].removeprefix("multispin: ") if said else f"a process ended with code {code}"
+        return said[-1].removeprefix("multispin: ") if said else f"a process of the demo ended with exit code {code}"
 
     def tell(self, order: Order) -> None:
-        """Give it an order; a process that has ended hears nothing."""
+        """Send an order; nothing happens if the process has ended."""
         assert self._process.stdin is not None
         if self._process.returncode is None:
             with contextlib.suppress(BrokenPipeError):
                 self._process.stdin.write(as_order(order))
 
     async def stop(self) -> None:
-        """End it: by the end of its input, by a signal, by force."""
+        """End the process: close its input, then send a signal, then kill it."""
         if self._process.returncode is None:
             assert self._process.stdin is not None
             self._process.stdin.close()
@@ -126,9 +126,9 @@ class Crew:
     Args:
         specs: descriptions of the devices.
         device: arguments of `multispin device` that all of them share.
-        started: function that gets the name and process id of every process.
-        forks: whether processes may be forked from one that has imported PyTorch, which saves seconds for each. Not
-            where one of them computes on a GPU or starts workers of its own.
+        started: called with the name and id of every process.
+        forks: whether processes may be forked from one that has imported PyTorch, which saves seconds for each. This
+            does not work if one of them computes on a GPU or starts its own workers.
 
     """
 
@@ -152,7 +152,7 @@ class Crew:
         await _in_time(asyncio.gather(*(child.expect(Ready) for child in self._devices.values())))
 
     async def time_drafting(self, tokens: int) -> dict[str, float]:
-        """Have all devices draft at once; their real time per drafted token by name [s]."""
+        """Let all devices draft at once, and return their real time per drafted token by name [s]."""
         for child in self._devices.values():
             child.tell(Try(tokens))
         found = await _in_time(asyncio.gather(*(child.expect(Tried) for child in self._devices.values())))
@@ -162,9 +162,9 @@ class Crew:
         """One play, from the start of its edge to the end of the last text.
 
         Args:
-            serve: arguments of `multispin serve`, the port excepted.
-            slower: the devices are this many times slower than their specifications.
-            state: filled while the play goes on.
+            serve: arguments of `multispin serve`, without the port.
+            slower: factor by which the devices' emulated times are longer than specified.
+            state: filled during the play.
 
         Raises:
             InputError: the edge fails.
@@ -183,12 +183,12 @@ class Crew:
         try:
             await asyncio.wait([watching, following], return_when=asyncio.FIRST_COMPLETED)
             if not following.done():
-                watching.result()  # raises what was wrong with an event, if that is why it ended
+                watching.result()  # raises the error of an event, if that was the reason
                 raise InputError(f"the edge stopped: {await edge.why()}")
             following.result()
             state.ended_s = time.monotonic()
             await edge.stop()
-            await asyncio.wait([watching], timeout=STOP_TIMEOUT_S)  # what it told of the last pass
+            await asyncio.wait([watching], timeout=STOP_TIMEOUT_S)  # for the events of the last pass
         finally:
             watching.cancel()
             following.cancel()
@@ -199,11 +199,11 @@ class Crew:
 
 
 async def _in_time(waiting: Awaitable[Result]) -> Result:
-    """Wait for what processes say at their start; InputError after `START_TIMEOUT_S`."""
+    """Wait for the processes' first events; InputError after `START_TIMEOUT_S`."""
     try:
         return await asyncio.wait_for(waiting, START_TIMEOUT_S)
     except TimeoutError:
-        raise InputError(f"the processes were not ready within {START_TIMEOUT_S:.0f} s") from None
+        raise InputError(f"the demo's processes were not ready within {START_TIMEOUT_S:.0f} s: try again") from None
 
 
 async def _watch_edge(state: DemoState, edge: _Child) -> None:

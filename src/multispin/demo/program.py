@@ -1,4 +1,4 @@
-"""The demo from its order to its result: play it, have the target write every text alone, and compare."""
+"""The demo from its options to its result: plays it, lets the target write every text alone, and compares."""
 
 import asyncio
 import contextlib
@@ -28,10 +28,10 @@ def play_all(order: DemoOrder) -> tuple[DemoSite | None, DemoResult]:
     """Play a demo; progress goes to standard error.
 
     Returns:
-        The site as it was played, None if none was, and what came of it.
+        The played site (None if none was played), and the result.
 
     Raises:
-        InputError: the order cannot be met, or every device was lost.
+        InputError: the options cannot be met, or every device was lost.
 
     """
     names = {spec.drafter: DrafterName.parse(spec.drafter) for spec in order.crew}
@@ -41,7 +41,7 @@ def play_all(order: DemoOrder) -> tuple[DemoSite | None, DemoResult]:
     load_tokenizer(order.target)  # refuses a model that does not exist, and converts a GGUF file once
     for name in names.values():
         if is_for_llama_cpp(name, order.target):
-            file_for_llama_cpp(name, order.target)  # here, and not in each of the devices that draft with it
+            file_for_llama_cpp(name, order.target)  # once here, not in each device that drafts with it
     site, states = asyncio.run(_watched(order))
     for state in states:
         if not any(device.done for device in state.devices.values()):
@@ -56,7 +56,7 @@ def play_all(order: DemoOrder) -> tuple[DemoSite | None, DemoResult]:
 
 
 def _compare(order: DemoOrder, states: list[DemoState]) -> list[Identical]:
-    """Have the target write each text alone, and say for each play whether the tokens are the same."""
+    """Let the target write each text alone, and say for each play which texts have the same tokens."""
     decode = load_tokenizer(order.target).decode
     names = [spec.name for spec in order.crew if any(state.devices[spec.name].done for state in states)]
     texts = own_texts(order, requests_of(order, names))
@@ -74,7 +74,7 @@ def _compare(order: DemoOrder, states: list[DemoState]) -> list[Identical]:
 
 
 async def _watched(order: DemoOrder) -> tuple[DemoSite | None, list[DemoState]]:
-    """Play with something to look at: a live table on a terminal, lines elsewhere."""
+    """Play, with a live table on a terminal, or progress lines elsewhere."""
     console = Console(stderr=True)
     states: list[DemoState] = [_state(order, "starting", 1.0)]
     live = Live(get_renderable=lambda: live_view(states[-1]), console=console, transient=True, auto_refresh=True)
@@ -94,7 +94,7 @@ async def _watched(order: DemoOrder) -> tuple[DemoSite | None, list[DemoState]]:
 
 
 async def _play(order: DemoOrder, states: list[DemoState]) -> DemoSite | None:
-    """Play all plays, each with a state at the end of `states`; the site as it was played."""
+    """Play all plays; each adds its state to `states`. Returns the site as it was played."""
     forks = order.engine == "embedded" and order.place == "cpu"
     crew = Crew(order.crew, order.device, lambda name, pid: _say(f"{name} is process {pid}"), forks)
     try:
@@ -107,9 +107,9 @@ async def _play(order: DemoOrder, states: list[DemoState]) -> DemoSite | None:
                 scenario, order.crew, await crew.time_drafting(TRIED_TOKENS), _usual_draft_s(order), streams
             )
             site = DemoSite(name, scenario, slower)
-            _say(f"the site {name} is played {slower:g} times slower")
+            _say(f"the site {name} is played {slower:g} times slower than real time")
             if site.unplayed:
-                _say(f"not played, because a running edge has no such setting: {', '.join(site.unplayed)}")
+                _say(f"ignored, because a running edge has no such setting: {', '.join(site.unplayed)}")
         for play in order.plays:
             states.append(_state(order, play.label, slower))
             emulated = () if site is None else site.serve(play.edge_drafter is not None)
@@ -120,7 +120,7 @@ async def _play(order: DemoOrder, states: list[DemoState]) -> DemoSite | None:
 
 
 def _usual_draft_s(order: DemoOrder) -> dict[str, float]:
-    """Processor time per token of the drafters that come with the package, in the library that runs them here."""
+    """Processor time per token of the package's own drafters [s], in the library that runs them here."""
     return {
         name: (LLAMA_CPP_DRAFT_S if is_for_llama_cpp(DrafterName.parse(name), order.target) else DRAFT_S)[name]
         for name in {spec.drafter for spec in order.crew} & DRAFT_S.keys()

@@ -9,10 +9,10 @@ from multispin.demo.state import DemoState, DeviceState
 from multispin.speculation import ID_RULES
 
 LATE_FACTOR = 1.1
-"""A pass or a drafted token is late if it takes more than this many times what the site says."""
+"""A pass or a drafted token is late if it takes longer than the site's time by more than this factor."""
 
 Identical = dict[str, bool]
-"""For each device whose text was compared, whether it is the target's own."""
+"""Whether the text is the target's own, for each device whose text was compared."""
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,11 @@ class DeviceResult:
         drafter: name of its drafter.
         task: task family of its prompt.
         prompt: the user message.
-        text: the text that came out.
+        text: generated text.
         tokens: tokens of that text.
         drafted: drafted tokens that were verified.
         accepted: drafted tokens that were accepted.
-        acceptance_rate: the edge's last estimate, α in [0, 1].
+        acceptance_rate: the edge's last estimate, α in [0, 1]; None if there is none.
         mean_draft_length: drafted tokens per verdict.
         uplink_bytes: bytes sent, framing included.
         uplink_bytes_per_drafted_token: bytes of drafts per drafted token; None if nothing was drafted.
@@ -89,7 +89,7 @@ class PlayResult:
         identical: whether every text is the target's own; None if they were not compared.
         late_passes: share of passes without prompts that took the real engine longer than the site's.
         slowest_drafting: largest ratio of a device's real time per drafted token to the site's; None if unknown.
-        users: each user's part; a device that was lost is left out.
+        users: results of the users, without lost devices.
 
     """
 
@@ -105,7 +105,7 @@ class PlayResult:
 
 @dataclass(frozen=True)
 class DemoResult:
-    """The whole demo; the fields are keys of `multispin demo --json`. Those of `devices` and above are of one play.
+    """The result of the whole demo; the fields are keys of `multispin demo --json`. Some are of one play, `order.main`.
 
     Attributes:
         policy: how the edge planned.
@@ -115,14 +115,14 @@ class DemoResult:
         goodput_tokens_per_s: tokens of the site committed per second between the first grants and the last verdicts.
         predicted_goodput_tokens_per_s: goodput that the plans expected for the same rounds [tokens/s].
         rounds: number of verified rounds.
-        wall_s: time from the order to begin to the end of the last text, as it was played [s].
+        wall_s: real time from the start signal to the end of the last text [s].
         devices: result of each device.
-        round_log: the edge's report of each round; times are as they were played.
+        round_log: the edge's report of each round, with real times.
         target_alone_tokens_per_s: speed of the target alone on this machine, all texts in one batch [tokens/s]; None if
             it was not timed.
         mode: mode of the play, such as "plain" or "rounds".
         site: name of the site that was played; None if only devices and links were emulated.
-        slower: the site was played this many times slower.
+        slower: factor by which the site was slowed down.
         comparison: all plays, in their order.
 
     """
@@ -149,7 +149,7 @@ class DemoResult:
 
     @property
     def all_identical(self) -> bool:
-        """Whether no text was found to differ from the target's own."""
+        """Whether no compared text differs from the target's own."""
         return all(play.identical is not False for play in self.comparison)
 
 
@@ -172,7 +172,7 @@ def result_of(
     """
     slower = 1.0 if site is None else site.slower
     play, state, identical = order.plays[order.main], states[order.main], compared[order.main]
-    why = f"under {order.rule} a text follows the target's distribution; which text it is depends on the drafts"
+    why = f"under {order.rule} a text follows the target's distribution; which text you get depends on the drafts"
     return DemoResult(
         policy=play.policy,
         target=order.target,
@@ -224,7 +224,7 @@ def _play_result(site: DemoSite | None, play: Play, state: DemoState, identical:
 
 
 def _late_passes(site: DemoSite | None, state: DemoState) -> float:
-    """Share of passes without prompts in which the real engine took longer than the emulated one would have."""
+    """Share of passes without prompts in which the real engine took longer than the emulated one."""
     timed = [entry for entry in state.log if not entry["prompt_tokens"]]
     if site is None or not timed:
         return 0.0

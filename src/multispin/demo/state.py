@@ -1,4 +1,4 @@
-"""The state of a running demo, filled from the events that the edge and the devices tell."""
+"""The state of a running demo, filled from the events of the edge and the devices."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,20 +15,19 @@ class DeviceState:
         spec: the device's name, drafter and emulated speed.
         text: its text so far.
         tokens: tokens of that text.
-        drafted: tokens that it drafted and that were verified.
-        accepted: drafted tokens that were accepted.
+        drafted: its own drafted tokens that were verified.
+        accepted: its own drafted tokens that were accepted.
         verified: tokens drafted for it, by itself or by the edge, that were verified.
         kept: tokens drafted for it, by itself or by the edge, that were accepted.
         acceptance_rate: the edge's estimate, α in [0, 1]; None before its first round.
         length: draft length granted for this round [tokens].
         bandwidth_hz: band granted for this round [Hz].
         done: its event at the end of its text; None before.
-        lost: why its process ended early, in a sentence; empty if it did not.
-        started_s: the edge's clock when it could begin to write, its prompt read [s], or later, when all could; None
-            before.
+        lost: why its process ended early, as a sentence; empty if it did not.
+        started_s: the edge's clock when its prompt was read [s], or later when all prompts were; None before.
         last_s: the edge's clock at its newest tokens [s].
-        timed_tokens: tokens committed between the two.
-        before_tokens_per_s: its rate before all could write [tokens/s]; what counts if its text was complete by then.
+        timed_tokens: tokens committed between these two times.
+        before_tokens_per_s: its rate before all prompts were read [tokens/s], used if its text was complete by then.
         slowest_draft_s: the edge's longest estimate of its time per drafted token [s].
 
     """
@@ -53,13 +52,13 @@ class DeviceState:
 
     @property
     def tokens_per_s(self) -> float:
-        """Tokens per second from when all prompts were read to its last token; 0 while nothing is known."""
+        """Tokens per second between the time when all prompts were read and its last token; 0 while unknown."""
         if self.started_s is None or self.last_s <= self.started_s:
             return self.before_tokens_per_s
         return self.timed_tokens / (self.last_s - self.started_s)
 
     def count_from(self, now_s: float) -> None:
-        """Begin to count again: all prompts have been read."""
+        """Restart the count, since all prompts have been read."""
         self.before_tokens_per_s, self.timed_tokens, self.started_s = self.tokens_per_s, 0, now_s
 
 
@@ -70,17 +69,17 @@ class DemoState:
     Attributes:
         devices: the devices by name.
         label: name of this way of playing, for people.
-        slower: the site is played this many times slower.
-        passes: passes so far that brought tokens, whatever the mode.
+        slower: factor by which the site is slowed down.
+        passes: number of passes so far that brought tokens.
         rounds: planned rounds verified so far.
         began_s: monotonic time of the start signal [s]; 0 before.
         ended_s: monotonic time of the end of the last text [s].
         first_s: the edge's clock when the first grants went out [s].
         last_s: the edge's clock when the last verdicts went out [s].
-        delivered: tokens committed between the two.
-        planned_tokens: tokens that the plans of those rounds promised.
+        delivered: tokens committed between these two times.
+        planned_tokens: tokens that the plans of those rounds predicted.
         planned_s: planned time of those rounds [s].
-        log: the edge's event of each round, also of rounds that only read prompts.
+        log: the edge's event of each round, including rounds that only read prompts.
 
     """
 
@@ -136,7 +135,7 @@ class DemoState:
                 device = self.devices[grant.name]
                 if device.started_s is None:
                     device.started_s = event.time_s
-        # Passes that read prompts are longer, and here by more than at the site: what is compared begins after them.
+        # Passes that read prompts are longer, and here more so than at the site, so the comparison begins after them.
         if not self._together and all(d.started_s is not None or d.lost for d in self.devices.values()):
             self._together = True
             for device in self.devices.values():
@@ -171,5 +170,5 @@ class DemoState:
 
     @property
     def predicted_goodput_tokens_per_s(self) -> float:
-        """The goodput that the controller's plans promised for the same rounds, as a mean over their planned time."""
+        """The goodput that the plans predicted for the same rounds, as a mean over their planned time."""
         return self.planned_tokens / self.planned_s if self.planned_s > 0 else 0.0

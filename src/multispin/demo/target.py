@@ -1,4 +1,4 @@
-"""The target alone: the texts that it writes without any draft, and how fast it writes them."""
+"""The target alone: the texts that it writes without drafts, and its speed."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -34,7 +34,7 @@ def own_texts(order: DemoOrder, requests: Sequence[TextRequest]) -> Iterator[lis
         chosen = parse_options(order.engine_options)
         yield from decode_by_vllm(order.target, requests, order.max_tokens, stop_ids, order.dtype, chosen)
         return
-    from multispin.models import decode_alone, load_model  # loads torch, while nobody plays any more
+    from multispin.models import decode_alone, load_model  # loads torch, after the plays
 
     model = load_model(order.target, order.dtype, order.place)
     for prompt, params in requests:
@@ -44,9 +44,9 @@ def own_texts(order: DemoOrder, requests: Sequence[TextRequest]) -> Iterator[lis
 
 
 def own_goodput(order: DemoOrder, requests: Sequence[TextRequest]) -> float | None:
-    """Tokens per second of the target alone, when it writes all texts in one batch on all cores of this machine.
+    """Tokens per second of the target alone, writing all texts in one batch on all cores of this machine.
 
-    None for vLLM, which has benchmarks of its own and would have to be started once more.
+    None for vLLM, which has its own benchmarks and would have to be started again.
     """
     if order.engine != "embedded":
         return None

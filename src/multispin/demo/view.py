@@ -24,11 +24,11 @@ from multispin.simulation.steady import streamed
 
 SHOWN_CHARACTERS = 240
 REPEAT_S = 30.0
-"""A line of a log is not written again sooner than this, unless another was written in between [s]."""
+"""Least time before the same log line is written again without another in between [s]."""
 _WHO = {"plain": "nobody", "edge": "the edge", "streams": "in streams", "mixture": "a mixture", "auto": "whoever pays"}
 """Who drafts, by mode; in rounds it is the devices, by a policy."""
 MAX_LATE_SHARE = 0.1
-"""From this share of late passes on, the user is told."""
+"""Share of late passes from which on the user is told."""
 
 
 def live_view(state: DemoState) -> RenderableType:
@@ -56,12 +56,12 @@ def live_view(state: DemoState) -> RenderableType:
 
 
 def _plain(text: str) -> Text:
-    """Text from others as one line without effect: neither markup nor control characters are obeyed."""
+    """Text from outside as one harmless line, without markup and control characters."""
     return Text(one_line(text))
 
 
 def _table(title: str, *numbers: str) -> Table:
-    """Devices in rows, narrow enough for 80 columns with the bundled prompts."""
+    """A table with one row per device, which fits 80 columns with the bundled prompts."""
     table = Table(title=_plain(title), box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for heading in ("device", "drafter", "task"):
         table.add_column(heading)
@@ -71,7 +71,7 @@ def _table(title: str, *numbers: str) -> Table:
 
 
 class LogLines:
-    """Lines of a log: one that says the same as the line before it waits until `REPEAT_S` have passed.
+    """Log lines; a repeated line is written only after `REPEAT_S`.
 
     Args:
         clock: function that returns the time [s].
@@ -86,7 +86,7 @@ class LogLines:
         self._written_s = 0.0
 
     def __call__(self, line: str) -> None:
-        """Write a line that is new, or has not been written for long."""
+        """Write a line if it is new, or if `REPEAT_S` have passed."""
         now_s = self._clock()
         if line != self._last or now_s - self._written_s >= REPEAT_S:
             self._last, self._written_s = line, now_s
@@ -94,15 +94,15 @@ class LogLines:
 
 
 def progress_line(state: DemoState) -> str:
-    """One line for a log: how far the run is."""
+    """One log line about the progress of the run."""
     tokens = sum(device.tokens for device in state.devices.values())
     if not state.began_s:
-        return f"{state.label}: starting, the models are being loaded"
+        return f"{state.label}: loading the models"
     return f"{state.label}: {time.monotonic() - state.began_s:.0f} s, pass {state.passes}, {tokens} tokens"
 
 
 def print_summary(console: Console, order: DemoOrder, site: DemoSite | None, result: DemoResult) -> None:
-    """Print the texts, a table of the devices, and what came of it."""
+    """Print the texts, a table of the devices, and the results."""
     for device in result.devices:
         text = Text(printable(device.text.strip()) or "(nothing)")
         console.print(Panel(text, title=_plain(device.name), title_align="left"))
@@ -126,7 +126,7 @@ def lost_devices(result: DemoResult) -> list[str]:
 
 
 def _devices_table(order: DemoOrder, result: DemoResult) -> Table:
-    """The devices of the play that is told of device by device."""
+    """The table of the devices of the main play."""
     table = _table(
         f"{order.plays[order.main].label} on {result.target}", "tokens", "accepted", "α", "L", "bytes", "text"
     )
@@ -154,8 +154,8 @@ def comparison_table(site: DemoSite, result: DemoResult) -> Table:
     for heading in ("tokens/s", "× plain", "× edge", "slowest", "accepted", "bytes", "texts"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.caption = (
-        "tokens/s of the site; times plain and the edge's own drafts; the user who gains least, times plain; "
-        "accepted of drafted, by devices and edge; bytes sent; texts against the target alone"
+        "tokens/s of the site; ratio to plain and to the edge's own drafts; the least ratio of a user to plain; "
+        "accepted of drafted tokens, by devices and edge; bytes sent; texts against the target alone"
     )
     plain = next((play for play in result.comparison if play.mode == "plain"), None)
     edge = next((play for play in result.comparison if play.mode == "edge"), None)
@@ -174,7 +174,7 @@ def comparison_table(site: DemoSite, result: DemoResult) -> Table:
 
 
 def slowest_gain(play: PlayResult, plain: PlayResult | None) -> float | None:
-    """The least ratio of a user's tokens per second to the same user's in plain decoding; None if there is none."""
+    """The least ratio of a user's tokens per second to the same user's in plain decoding; None if unknown."""
     before = {user.name: user.tokens_per_s for user in plain.users} if plain else {}
     return min((u.tokens_per_s / before[u.name] for u in play.users if before.get(u.name)), default=None)
 
@@ -188,7 +188,7 @@ def _same(identical: bool | None) -> str:
 
 
 def _site_sentences(site: DemoSite, result: DemoResult) -> list[str]:
-    """Sentences about what is real, what is emulated, and what the site's own numbers promise."""
+    """Sentences about what is real, what is emulated, and what the site's own numbers predict."""
     verifier = site.scenario.verifier
     sentences = [
         f"Times are those of the site; it was played {site.slower:g} times slower. Real: models, texts, sockets and "
@@ -202,17 +202,17 @@ def _site_sentences(site: DemoSite, result: DemoResult) -> list[str]:
     if late > MAX_LATE_SHARE or slow > LATE_FACTOR:
         sentences.append(
             f"This machine did not keep pace: {late:.0%} of passes were late, and drafting took up to {slow:.2f} times "
-            "as long as at the site. Play it slower with --slower."
+            "as long as at the site. Use a greater --slower."
         )
     sentences.append(expectation(site.scenario))
     return sentences
 
 
 def expectation(scenario: Scenario) -> str:
-    """A sentence about what should be done at a site by its own numbers, and what that would give."""
+    """A sentence about who should draft at a site by its own numbers, and the goodput of each choice."""
     decision = decide_with_frames(scenario)
-    made = dict(decision.alternatives)  # a mixture that turned out to be one of the pure choices is said once
-    made["rounds"] = decide_with_frames(scenario, mode="rounds").goodput_tokens_per_s  # with frames of their lengths
+    made = dict(decision.alternatives)  # a mixture that equals a pure choice is listed once
+    made["rounds"] = decide_with_frames(scenario, mode="rounds").goodput_tokens_per_s  # with the frames' overhead
     names = {**_WHO, "rounds": "heterogeneous", "mixed": "a mixture of these"}
     if math.isclose(made["rounds"], made["plain"]):
         names["rounds"] += " (which lets no device draft)"
@@ -237,7 +237,7 @@ def expectation(scenario: Scenario) -> str:
 
 
 def _own_sentences(result: DemoResult) -> list[str]:
-    """Measured against predicted goodput, and against the target alone."""
+    """Sentences that compare the measured goodput with the predicted one and with the target alone."""
     measured, predicted = result.goodput_tokens_per_s, result.predicted_goodput_tokens_per_s
     ratio = f", a factor of {measured / predicted:.2f}" if predicted else ""
     sentences = [
@@ -247,6 +247,6 @@ def _own_sentences(result: DemoResult) -> list[str]:
     if (alone := result.target_alone_tokens_per_s) is not None:
         sentences.append(
             f"the target alone, writing these texts in one batch on all cores of this machine: {alone:.1f} tokens/s "
-            "(the devices' speeds and links are emulated, its own are not)"
+            "(the devices' speeds and links are emulated, the target's is not)"
         )
     return sentences

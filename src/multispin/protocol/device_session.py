@@ -1,12 +1,11 @@
-"""The device's half of a session: what it does, and what it makes of what the edge says. No sockets, no clocks.
+"""The device's half of a session, without sockets and clocks: its actions, and the messages that it takes.
 
-The device keeps prompt and committed tokens itself (`device_text`). After a lost connection it resumes; after a lost
-edge it opens again from where it stood, anywhere else: nothing but time is lost. `device_stages` shows the stages and
-what leads from one to another, `device_standing` what follows from them, `device_stream` the tokens that it drafts
-ahead.
+The device keeps prompt and committed tokens itself (`device_text`). After a lost connection it resumes. After a lost
+edge it opens the text again at any other one, from where it stood: only time is lost. `device_stages` has the stages
+and their transitions, `device_standing` what follows from them, `device_stream` the tokens that are drafted ahead.
 
-Everything that the edge says is checked here, as the edge checks everything that a device says: an edge that breaks
-the protocol ends the request with one sentence.
+Every message of the edge is checked here, as the edge checks every message of a device. If an edge breaks the protocol,
+the request ends with one sentence.
 """
 
 import math
@@ -60,18 +59,18 @@ from multispin.speculation import (
 )
 
 _GONE = frozenset({"unknown-session", "no-request", "ahead"})
-"""Refusals of a Resume after which the device greets again and opens from where it stands."""
+"""Codes of refusals of a Resume after which the device greets again and opens the text from where it stands."""
 
 
 class DeviceSession(DeviceStanding):
-    """A device's side of its session: its actions and the messages that it takes; arguments as for `DeviceStanding`."""
+    """A device's side of its session: its actions and the messages that it takes. Arguments: see `DeviceStanding`."""
 
     # What the device does -----------------------------------------------------------------------------------------
 
     def begin(self, request: Request) -> None:
-        """Set the next request; `open` puts it on the wire."""
+        """Set the next request; `open` sends it."""
         if isinstance(self.stage, Waiting | DraftDue | Drafted | DeviceStreaming):
-            raise ValueError("the request before is still open: let it end, or forget the edge")
+            raise ValueError("the previous request is still open: let it end, or call forget_edge")
         self._text.begin(request)
         self._chains.begin_text()
         self._form = self._head = None
@@ -89,10 +88,10 @@ class DeviceSession(DeviceStanding):
         return self.hello
 
     def open(self) -> Open:
-        """The request as it stands; what was generated already counts as continued. InputError if it does not fit."""
+        """The Open for the request; tokens generated already count as continued. InputError if it does not fit."""
         welcome = self._welcomed()
         if not isinstance(self.stage, Welcomed):
-            raise ValueError("a request is opened after the edge's Welcome, and once")
+            raise ValueError("open needs the edge's Welcome, and can be called once")
         self._text.take_seed(welcome.seed)
         request = self._text.requested
         needed = len(request.prompt) + request.max_tokens
@@ -106,8 +105,8 @@ class DeviceSession(DeviceStanding):
         size = len(encode(message))
         if size > MAX_FRAME_BYTES:
             raise InputError(
-                f"a prompt of {len(self.committed)} tokens makes a message of {size} bytes, over the limit of "
-                f"{MAX_FRAME_BYTES}: shorten it"
+                f"a prompt of {len(self.committed)} tokens makes a message of {size} bytes; the limit is "
+                f"{MAX_FRAME_BYTES}: shorten the prompt"
             )
         self.stage = Waiting()
         return message
@@ -115,11 +114,11 @@ class DeviceSession(DeviceStanding):
     def answer(self, ids: Sequence[int], draft_s: float, distributions: Sequence[TruncatedDistribution] = ()) -> Draft:
         """The draft that answers the open grant.
 
-        Without a connection it is kept, and `unsent` hands it out if the edge still waits for it then.
+        Without a connection it is kept, and `unsent` returns it later if the edge still waits for it.
 
         Args:
             ids: drafted tokens, at most as many as were granted.
-            draft_s: time that it took [s].
+            draft_s: time spent drafting [s].
             distributions: [len(ids)] distributions that the tokens were drawn from, under the rejection rules;
                 default none.
 
@@ -128,7 +127,7 @@ class DeviceSession(DeviceStanding):
         if grant is None:
             raise ValueError("no grant is open")
         if len(ids) > grant.length:
-            raise ValueError(f"{len(ids)} tokens were drafted for a grant of {grant.length}")
+            raise ValueError(f"{len(ids)} tokens were drafted for a grant of {grant.length} tokens")
         packed = pack_draft(ids, distributions, self.rule, self.form)
         draft_us = min(round(draft_s * 1e6), 2**32 - 1)
         base = len(self._text.committed)
@@ -138,7 +137,7 @@ class DeviceSession(DeviceStanding):
         return message
 
     def unsent(self) -> Draft | None:
-        """The draft that the edge waits for and that this connection has not carried; it counts as sent from now on."""
+        """The draft that the edge waits for and that was not sent on this connection; it counts as sent from now on."""
         stage = self.stage
         if not isinstance(stage, Drafted) or stage.sent:
             return None
@@ -146,17 +145,17 @@ class DeviceSession(DeviceStanding):
         return stage.message
 
     def distribution(self, ask: Ask) -> Distribution:
-        """The distribution that the edge asks for; InputError if no token of that round was drawn from one."""
+        """The distribution that the edge asks for; InputError if there is none for that token and round."""
         stage = self.stage
         found = stage.asked_for(ask, self.form) if isinstance(stage, Drafted) else None
         if found is None:
             raise InputError(
-                f"the edge asked for distribution {ask.accepted} of round {ask.round}, which was never drafted from"
+                f"the edge asked for distribution {ask.accepted} of round {ask.round}, from which nothing was drafted"
             )
         return found
 
     def lose(self) -> None:
-        """The connection is lost, at whatever stage; the text and what is under way are kept, but for a stream."""
+        """Note that the connection is lost, at any stage. The text and an open draft are kept, but not a stream."""
         work = self._work
         if isinstance(work, DeviceStreaming):
             self._chains.wasted += len(work.ids)
@@ -164,7 +163,7 @@ class DeviceSession(DeviceStanding):
         self.stage = Disconnected(work)
 
     def forget_edge(self) -> None:
-        """The session ends here: its edge is lost, or does not know it any more. The text is kept."""
+        """End the session, because its edge is lost or no longer knows it. The text is kept."""
         self.lose()
         self.welcome = self._head = self._form = None
         self.stage = Disconnected(self._work if isinstance(self._work, Complete) else None)
@@ -175,10 +174,10 @@ class DeviceSession(DeviceStanding):
         """Take in tokens that were drafted ahead.
 
         Args:
-            epoch: number of the chain that they continue, as it was when they were begun.
-            start: position of the first of them: the length of `ahead` then.
-            ids: the tokens; none where the drafter has nothing to say. An id outside the vocabulary ends them.
-            draft_s: time that they took [s].
+            epoch: number of the chain when drafting began.
+            start: position of the first token: the length of `ahead` when drafting began.
+            ids: the tokens; empty if the drafter had none. An id outside the vocabulary ends them.
+            draft_s: time spent drafting [s].
 
         """
         stage = self.stage
@@ -188,14 +187,14 @@ class DeviceSession(DeviceStanding):
             self._chains.wasted += len(ids)
 
     def chunk(self) -> Chunk | None:
-        """The next frame of the stream, if one is full or no more can be drafted; it counts as sent from now on."""
+        """The stream's next frame, if it is full or no more can be drafted; it counts as sent from now on."""
         stage = self.stage
         if not isinstance(stage, DeviceStreaming):
             return None
         return stage.chunk(len(self.committed), self.room_ahead > 0, self._welcomed().vocabulary_size)
 
     def _streamed(self, window: Window) -> None:
-        """Begin to stream, or go on by another window."""
+        """Begin to stream, or change the window."""
         stage = self.stage
         if not math.isfinite(window.bandwidth_hz):
             raise InputError(f"the edge granted a band of {window.bandwidth_hz} Hz")
@@ -207,7 +206,7 @@ class DeviceSession(DeviceStanding):
             raise InputError("the edge sent a Window for a text that cannot stream now")
 
     def _commit(self, commit: Commit) -> Progress:
-        """Take in what a stream's pass has committed, and drop what was drafted if it says something else."""
+        """Take in what a stream's pass has committed, and drop drafted tokens that differ from it."""
         if commit.base < len(self.committed):  # a repeated answer: already known
             return Progress(finish=self.finish)
         stage, before = self.stage, self.wasted
@@ -229,9 +228,9 @@ class DeviceSession(DeviceStanding):
     # What the edge says -------------------------------------------------------------------------------------------
 
     def tells_of_passes(self, message: Downlink) -> bool:
-        """Whether a message that is about to be taken comes by itself, so that the edge's passes go on.
+        """Whether a message, not yet taken, is unsolicited, which shows that the edge's passes go on.
 
-        What answers a Resume does not: an edge says the same again without any pass.
+        An answer to a Resume shows nothing, since it needs no pass.
         """
         match message:
             case Grant():
@@ -246,12 +245,12 @@ class DeviceSession(DeviceStanding):
         """Take in a message.
 
         Raises:
-            SessionGoneError: the edge does not know the session that was to be resumed.
-            RefusedError: the edge ended the session, and says why.
-            InputError: the message makes no sense here.
+            SessionGoneError: the edge does not know the session to be resumed.
+            RefusedError: the edge ended the session; the message has its reason.
+            InputError: the message is not allowed here.
 
         """
-        stage = self.stage  # the first two cases are nearly all
+        stage = self.stage  # the first two cases are the frequent ones
         if isinstance(stage, Drafted) and isinstance(message, Verdict) and message.session == stage.message.session:
             return self._verdict(message)
         if isinstance(stage, DeviceStreaming) and isinstance(message, Commit):
@@ -270,7 +269,7 @@ class DeviceSession(DeviceStanding):
             case Commit() if isinstance(stage, Complete):  # it was on its way when the text ended
                 return Progress(finish=stage.finish)
             case Commit():
-                raise InputError("the edge sent a Commit before it was due")
+                raise InputError("the edge sent a Commit, which is not allowed at this stage")
             case _ if self.welcome is None or message.session != self.welcome.session:
                 raise InputError(f"the edge sent a {type(message).__name__} of session {message.session}, not ours")
             case Tail() if isinstance(stage, Resuming) and stage.welcomed:
@@ -279,7 +278,7 @@ class DeviceSession(DeviceStanding):
             case _ if isinstance(stage, Complete):  # it was on its way when the text ended
                 return Progress(finish=stage.finish)
             case _ if not isinstance(stage, AT_WORK):
-                raise InputError(f"the edge sent a {type(message).__name__} before it was due")
+                raise InputError(f"the edge sent a {type(message).__name__}, which is not allowed at this stage")
             case Grant():
                 self.stage = self._granted(message)
                 return Progress()
@@ -291,26 +290,26 @@ class DeviceSession(DeviceStanding):
                 self._streamed(message)
                 return Progress()
             case Ask():
-                self.distribution(message)  # which can be found, or it makes no sense
+                self.distribution(message)  # raises if there is none
                 return Progress()
 
     def _welcome(self, welcome: Welcome) -> None:
         stage = self.stage
         if welcome.vocabulary_size < 1 or welcome.max_length < 1:
-            raise InputError("the edge's Welcome names an empty vocabulary or no room for a text")
+            raise InputError("the edge's Welcome has an empty vocabulary or no room for a text")
         if isinstance(stage, Greeting):
             self.stage = Welcomed()
         elif isinstance(stage, Resuming) and not stage.welcomed:
             before = self._welcomed()
             if (welcome.session, welcome.vocabulary_size) != (before.session, before.vocabulary_size):
-                raise InputError("the edge resumed another session than ours")
+                raise InputError("the edge resumed another session than this device's")
             self.stage = Resuming(stage.kept, welcomed=True)
         else:
             raise InputError("the edge sent a Welcome in the middle of a session")
         self.welcome, self._form = welcome, None
 
     def _granted(self, grant: Grant) -> Work:
-        """The stage after a grant: a draft that answers it already is sent, or sent again."""
+        """The stage after a grant. If a draft for it exists already, it is sent (again)."""
         stage = self.stage
         if isinstance(stage, DeviceStreaming):
             raise InputError("the edge sent a Grant for a text that streams")
@@ -322,7 +321,7 @@ class DeviceSession(DeviceStanding):
 
     def _verdict(self, verdict: Verdict) -> Progress:
         known, stage = len(self._text.committed), self.stage
-        if verdict.base < known:  # a repeated answer: already known
+        if verdict.base < known:  # a repeated answer, already known
             return Progress(finish=self.finish)
         if isinstance(stage, DeviceStreaming):
             raise InputError("the edge sent a Verdict for a text that streams")
@@ -330,7 +329,7 @@ class DeviceSession(DeviceStanding):
         distributions: tuple[TruncatedDistribution, ...] = ()
         if isinstance(stage, Drafted) and stage.message.base == verdict.base:
             drafted, distributions = stage.ids, stage.distributions
-        missing = bool(verdict.offer)  # then a drafted token was refused
+        missing = bool(verdict.offer)  # an offer means that a drafted token was rejected
         if verdict.base > known or verdict.accepted + missing > len(drafted):
             raise InputError(f"the edge accepted {verdict.accepted} tokens at {verdict.base} that were never sent")
         self._head = found_from_offer(verdict, distributions, self.form, self.params.seed) if verdict.offer else None
@@ -342,9 +341,9 @@ class DeviceSession(DeviceStanding):
         if isinstance(self.stage, DeviceStreaming):
             raise InputError("the edge sent a Tail for a text that streams")
         if not self.prompt_tokens <= tail.base <= known:
-            raise InputError(f"the edge sent a tail from {tail.base} to a text of {known} tokens")
+            raise InputError(f"the edge sent a Tail from position {tail.base} for a text of {known} tokens")
         ids = unpack_ids(tail.ids, tail.count, self._welcomed().vocabulary_size)
-        if tail.finish or tail.base + tail.count > known:  # the edge knows the token by now
+        if tail.finish or tail.base + tail.count > known:  # the edge has the token by now
             self._head = None
         return self._advance(ids[known - tail.base :], 0, tail, tail.scores[known - tail.base :])
 
@@ -366,7 +365,7 @@ class DeviceSession(DeviceStanding):
             return self._granted(grant)
         if isinstance(stage, DeviceStreaming):
             return stage
-        # Without a new grant the edge still has the draft that it was sent, unless it has decided it.
+        # Without a new grant the edge still holds the sent draft, unless it has decided it.
         if isinstance(stage, Drafted) and stage.sent and stage.message.base == len(self.committed):
             return stage
         return Waiting()

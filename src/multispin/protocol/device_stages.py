@@ -1,14 +1,13 @@
-"""The stages of a device's session, as one value with a tag: the connection outside, the current draft inside.
+"""The stages of a device's session, as one tagged value: outside the connection, inside the current draft.
 
     Disconnected ──greet──► Greeting ──Welcome──► Welcomed ──open──► Waiting ◄─► DraftDue ──answer──► Drafted
       ▲    └─────► Resuming ──Welcome, Tail──────────────────────────► one of the three, as the edge says
-      └── any stage whose connection is lost; what was under way is kept inside
+      └── any stage whose connection is lost; it keeps what was open
 
-Where the edge sends a Window in place of grants, Waiting becomes DeviceStreaming, until the text or the connection
-ends.
+If the edge sends a Window instead of grants, Waiting becomes DeviceStreaming until the text or the connection ends.
 
-A new connection inherits nothing by itself: what `Disconnected` or `Resuming` keeps is taken up only when the Tail of
-a resumed session says that the edge still waits for it.
+A new connection takes nothing over by itself: what `Disconnected` or `Resuming` keeps is used only if the Tail of a
+resumed session says that the edge still waits for it.
 """
 
 from msgspec import Struct
@@ -31,7 +30,7 @@ class Waiting(Struct, frozen=True):
 
 
 class DraftDue(Struct, frozen=True):
-    """A draft is granted and not made yet.
+    """A draft is granted and not yet made.
 
     Attributes:
         grant: grant of the edge that the draft answers.
@@ -42,13 +41,13 @@ class DraftDue(Struct, frozen=True):
 
 
 class Drafted(Struct, frozen=True, eq=False):
-    """A draft is made; it is kept until it is decided, as a refusal is finished from its distributions.
+    """A draft is made. It is kept until it is decided, since a rejection needs its distributions.
 
     Attributes:
         message: the draft as it goes on the wire.
         ids: ids of the draft.
         distributions: the distributions that they were drawn from, under the rejection rules.
-        sent: whether it was sent, and the edge has not granted it again since.
+        sent: whether it was sent since the edge's last grant for it.
 
     """
 
@@ -58,17 +57,17 @@ class Drafted(Struct, frozen=True, eq=False):
     sent: bool
 
     def answers(self, grant: Grant, committed: int, head: int | None) -> bool:
-        """Whether it is what a grant asks for, of a text of this many tokens with that token still to be named."""
+        """Whether it answers a grant, for a text of `committed` tokens with `head` still to be named."""
         message = self.message
         asked = (grant.round, committed, head)
         return (message.round, message.base, message.head) == asked and message.length <= grant.length
 
     def marked(self, sent: bool) -> "Drafted":
-        """The same draft, sent or to be sent."""
+        """The same draft, marked as sent or not."""
         return Drafted(self.message, self.ids, self.distributions, sent)
 
     def asked_for(self, ask: Ask, form: DistributionFormat) -> Distribution | None:
-        """The distribution that the edge asks for; None if no token of that round was drawn from one."""
+        """The distribution that the edge asks for; None if there is none for that token and round."""
         if self.message.round != ask.round or ask.accepted >= len(self.distributions):
             return None
         packed = pack_distributions([self.distributions[ask.accepted]], form)
@@ -89,7 +88,7 @@ class Complete(Struct, frozen=True):
 Work = Waiting | DraftDue | Drafted | DeviceStreaming | Complete
 """The stages of an open request's next tokens."""
 AT_WORK = (Waiting, DraftDue, Drafted, DeviceStreaming, Complete)
-"""The same stages, for `isinstance` in what runs for every message."""
+"""The same stages as a tuple, for a fast `isinstance`."""
 
 
 class Disconnected(Struct, frozen=True):
@@ -104,7 +103,7 @@ class Disconnected(Struct, frozen=True):
 
 
 class Greeting(Struct, frozen=True):
-    """A Hello is sent, its Welcome has not come."""
+    """A Hello was sent, and its Welcome has not come."""
 
 
 class Welcomed(Struct, frozen=True):
@@ -112,7 +111,7 @@ class Welcomed(Struct, frozen=True):
 
 
 class Resuming(Struct, frozen=True):
-    """A Resume is sent; a Welcome and then a Tail must come.
+    """A Resume was sent. A Welcome and then a Tail must come.
 
     Attributes:
         kept: stage before the connection was lost.
@@ -130,12 +129,12 @@ DeviceStage = Disconnected | Greeting | Welcomed | Resuming | Work
 def found_from_offer(
     verdict: Verdict, distributions: tuple[TruncatedDistribution, ...], form: DistributionFormat, seed: int
 ) -> int:
-    """The next token, by the edge's offer and the distribution that the refused token was drawn from.
+    """The next token, from the edge's offer and the distribution that the rejected token was drawn from.
 
     Args:
         verdict: verdict with an offer.
         distributions: the distributions that the draft was drawn from.
-        form: how distributions are written.
+        form: format of distributions on the wire.
         seed: seed of the request's noise.
 
     Raises:

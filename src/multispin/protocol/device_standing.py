@@ -1,6 +1,6 @@
-"""The state of a device's session: its text, its stage, and what follows from them. It answers, and does nothing.
+"""The state of a device's session: its text, its stage, and what follows from them.
 
-`device_session` is what moves it.
+`device_session` changes it.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,15 +26,16 @@ class DeviceStanding:
     """The state that a device keeps of its session.
 
     Attributes:
-        hello: how this device introduces itself.
-        welcome: the edge's answer; None while no edge knows this device.
-        stage: where the session stands.
+        hello: the device's Hello message.
+        welcome: the edge's Welcome; None while no edge knows this device.
+        stage: stage of the session.
 
     Args:
-        hello: how this device introduces itself.
-        decode: text of token ids, by the target's tokenizer; needed for a text, and for stop strings; default None.
-        max_wasted_share: greatest share of its tokens that may be wasted. In a stream it drafts less far ahead to keep
-            to it. Default 1: it drafts as far ahead as the edge allows.
+        hello: the device's Hello message.
+        decode: function that turns token ids into text with the target's tokenizer; needed for stop strings; default
+            None.
+        max_wasted_share: largest share of its drafted tokens that may be wasted in streams, 0 … 1; the device drafts
+            less far ahead to keep it; default 1, as far ahead as the edge allows.
 
     """
 
@@ -49,8 +50,8 @@ class DeviceStanding:
         self.stage: DeviceStage = Disconnected()
         self._text = DeviceText(decode)
         self._chains = Chains(max_wasted_share)
-        self._form: DistributionFormat | None = None  # made when it is asked for
-        self._head: int | None = None  # found from an offer, not known to the edge yet
+        self._form: DistributionFormat | None = None  # made when first needed
+        self._head: int | None = None  # found from an offer, and not yet sent to the edge
 
     @property
     def request(self) -> Request | None:
@@ -94,7 +95,7 @@ class DeviceStanding:
 
     @property
     def form(self) -> DistributionFormat:
-        """How this request's distributions are written; the edge's vocabulary bounds what they retain."""
+        """Format of this request's distributions; the edge's vocabulary bounds what they retain."""
         if self._form is None:
             self._form = self._text.requested.form(self._welcomed().vocabulary_size)
         return self._form
@@ -107,23 +108,23 @@ class DeviceStanding:
 
     @property
     def grant(self) -> Grant | None:
-        """The grant whose draft is still to be made, kept over a lost connection until the edge says otherwise."""
+        """The grant whose draft is not yet made; a lost connection keeps it until the edge says otherwise."""
         work = self.stage if isinstance(self.stage, DraftDue) else self._work
         return work.grant if isinstance(work, DraftDue) else None
 
     @property
     def is_greeting(self) -> bool:
-        """Whether the edge still owes what answers a greeting: a Welcome, and after a Resume a Tail."""
+        """Whether an answer to the greeting is missing: a Welcome, or after a Resume a Tail."""
         return isinstance(self.stage, Greeting | Resuming)
 
     @property
     def joined(self) -> bool:
-        """Whether edge and device stand at the same place of an open request, on a connection that holds."""
+        """Whether the device is connected, and edge and device are at the same position of an open request."""
         return isinstance(self.stage, AT_WORK)
 
     @property
     def wants_draft(self) -> bool:
-        """Whether the open grant must be answered: with a draft, or at least with a token that the edge lacks."""
+        """Whether the open grant must be answered, with a draft or at least with the token that the edge lacks."""
         stage = self.stage
         return isinstance(stage, DraftDue) and (stage.grant.length > 0 or self._head is not None)
 
@@ -134,7 +135,7 @@ class DeviceStanding:
 
     @property
     def epoch(self) -> int:
-        """Number of the newest chain of drafted tokens; each has a greater one than those before."""
+        """Number of the newest chain of drafted tokens; numbers increase."""
         return self._chains.epoch
 
     @property
@@ -153,7 +154,7 @@ class DeviceStanding:
 
     @property
     def room_ahead(self) -> int:
-        """Tokens that may be drafted ahead now, beside those that have been; 0 where the device does not stream."""
+        """Number of further tokens that may be drafted ahead now; 0 if the device does not stream."""
         stage, request = self.stage, self._text.request
         if not isinstance(stage, DeviceStreaming) or request is None:
             return 0
@@ -161,13 +162,13 @@ class DeviceStanding:
 
     @property
     def ahead(self) -> list[int]:
-        """The committed text and the drafted tokens that follow it: what the next token is drafted after."""
+        """The committed text and the drafted tokens after it, from which the next token is drafted."""
         stage = self.stage
         return [*self.committed, *stage.ids] if isinstance(stage, DeviceStreaming) else list(self.committed)
 
     @property
     def _work(self) -> Work | None:
-        """The request that is under way, whatever has become of the connection."""
+        """The stage of the open request, connected or not."""
         stage = self.stage
         if isinstance(stage, AT_WORK):
             return stage

@@ -1,7 +1,7 @@
-"""A stream as the device sees it: the tokens that it has drafted ahead of the committed text, and which are sent.
+"""A stream on the device: the tokens that it has drafted ahead of the committed text, and which of them are sent.
 
-They are a chain, numbered by its epoch. The chain goes on while the text agrees with it. When the text says something
-else, what is left of it is dropped and the next chain begins, with a greater epoch.
+They form a chain, whose number is the epoch. The chain goes on while the text agrees with it. When the text differs,
+the rest is dropped and the next chain begins, with a greater epoch.
 """
 
 from collections.abc import Sequence
@@ -17,12 +17,12 @@ class DeviceStreaming:
     """The stage of a device that drafts on by itself.
 
     Attributes:
-        window: how far the device may draft ahead, and in what frames.
+        window: window from the edge: how far the device may draft ahead, and its chunk.
         epoch: number of the chain.
-        ids: its tokens that follow the committed text.
-        sent: how many of them have been sent.
-        spent_s: time spent drafting the others [s].
-        stuck: whether the drafter had nothing to say after them; it is asked again when the text goes on.
+        ids: tokens of the chain that follow the committed text.
+        sent: number of these tokens that have been sent.
+        spent_s: time spent drafting the unsent ones [s].
+        stuck: whether the drafter had no token after them; it is asked again when the text goes on.
 
     """
 
@@ -34,12 +34,12 @@ class DeviceStreaming:
     stuck: bool = False
 
     def room(self, left: int, stop_ids: Sequence[int], most: int | None = None) -> int:
-        """Tokens that may be drafted now.
+        """Number of tokens that may be drafted now.
 
         Args:
-            left: tokens that the text may still grow by; the edge adds the last one itself.
-            stop_ids: ids that end the text, so that nothing need be drafted after them.
-            most: most tokens ahead by the device's own will; default as many as its window.
+            left: number of tokens that the text may still get; the edge adds the last one itself.
+            stop_ids: ids that end the text, after which nothing is drafted.
+            most: the device's own limit of tokens ahead; default its window.
 
         """
         if self.stuck or (self.ids and self.ids[-1] in stop_ids):
@@ -48,9 +48,9 @@ class DeviceStreaming:
         return max(0, min(length, left - 1) - len(self.ids))
 
     def take(self, start: int, ids: Sequence[int], draft_s: float, committed: Sequence[int]) -> int:
-        """Take in drafted tokens that begin at position `start`; returns how many of them were in vain.
+        """Take in drafted tokens that begin at position `start`; returns how many of them were wasted.
 
-        The edge may have written on at their places meanwhile.
+        The edge may have committed tokens at their positions meanwhile.
         """
         written = committed[start : start + len(ids)]
         if list(ids[: len(written)]) != list(written):
@@ -60,11 +60,11 @@ class DeviceStreaming:
         return len(written)
 
     def chunk(self, committed: int, more: bool, vocabulary_size: int) -> Chunk | None:
-        """The next frame, if there is one; it counts as sent from now on. With a window of 0 there is none.
+        """The next frame, if there is one; it counts as sent from now on. A window of 0 gives none.
 
         Args:
             committed: tokens of the committed text.
-            more: whether more tokens can be drafted now, so that a frame that is not full can wait for them.
+            more: whether more tokens can be drafted now, for which a frame that is not full waits.
             vocabulary_size: number of the target's token ids.
 
         """
@@ -79,7 +79,7 @@ class DeviceStreaming:
         return Chunk(self.epoch, start, len(ids), pack_ids(ids, vocabulary_size), spent_us)
 
     def follow(self, tokens: Sequence[int]) -> int | None:
-        """The text has gone on by `tokens`: how many of its own they were; None if they say something else."""
+        """Follow the text, which has got `tokens`; returns how many were the chain's own, None if one differs."""
         written = min(len(self.ids), len(tokens))
         if self.ids[:written] != list(tokens[:written]):
             return None
@@ -90,22 +90,22 @@ class DeviceStreaming:
 
 
 class Chains:
-    """The chains of a device, one after the other: their numbers, and which of their tokens were in vain.
+    """The chains of a device, one after the other: their numbers and their wasted tokens.
 
     Attributes:
-        epoch: number of the newest chain; each has a greater one than those before.
+        epoch: number of the newest chain; numbers increase.
         wasted: drafted tokens of the present request that were never verified.
 
     Args:
-        max_wasted_share: draft only so far ahead that no more than this share of the tokens is wasted; default 1, as
-            far as the edge allows.
+        max_wasted_share: largest share of the tokens that may be wasted, 0 … 1; default 1, as far ahead as the edge
+            allows.
 
     """
 
     def __init__(self, max_wasted_share: float = 1.0) -> None:
         self.epoch = 0
         self.wasted = 0
-        self._seen = 0  # of them, those that the thrift has learned from
+        self._seen = 0  # wasted tokens that the thrift has learned from
         self._thrift = Thrift(max_wasted_share)
 
     @property
@@ -114,7 +114,7 @@ class Chains:
         return self._thrift.ahead == 0
 
     def begin_text(self) -> None:
-        """Begin to count again."""
+        """Reset the counts for a new text."""
         self.wasted = self._seen = 0
 
     def begin(self, window: Window) -> DeviceStreaming:
@@ -123,7 +123,7 @@ class Chains:
         return DeviceStreaming(window, self.epoch)
 
     def room(self, chain: DeviceStreaming, left: int, stop_ids: Sequence[int]) -> int:
-        """Tokens that may be drafted now; arguments as for `DeviceStreaming.room`."""
+        """Number of tokens that may be drafted now. Arguments: see `DeviceStreaming.room`."""
         return chain.room(left, stop_ids, self._thrift.ahead)
 
     def take(
@@ -138,22 +138,22 @@ class Chains:
         """Take in tokens of a chain. An id outside the vocabulary ends them."""
         end = next((index for index, token in enumerate(ids) if not 0 <= token < vocabulary_size), len(ids))
         self.wasted += len(ids) - end + chain.take(start, ids[:end], draft_s, committed)
-        # If the text has grown beyond these tokens meanwhile, there is something new to draft after.
+        # If the text has grown beyond these tokens meanwhile, the drafter has new text to go on from.
         chain.stuck = (not ids or end < len(ids)) and start + end >= len(committed)
 
     def follow(
         self, chain: DeviceStreaming, tokens: Sequence[int], verified: int, goes_on: bool
     ) -> DeviceStreaming | None:
-        """A pass has committed tokens of the text.
+        """Follow the text after a pass that has committed tokens.
 
         Args:
-            chain: the chain that was under way.
+            chain: the chain so far.
             tokens: committed ids, prompt included.
-            verified: tokens of the chain that the pass has verified.
+            verified: number of the chain's tokens that the pass has verified.
             goes_on: whether the text goes on.
 
         Returns:
-            The chain that the device goes on with, the same or a new one; None at the end of the text.
+            The chain to go on with, the same or a new one; None at the end of the text.
 
         """
         drafted = len(chain.ids)
@@ -165,5 +165,5 @@ class Chains:
         return chain if followed is not None else self.begin(chain.window)
 
     def look(self) -> None:
-        """Note that what has been wasted so far is learned from."""
+        """Let the thrift learn from what has been wasted so far."""
         self._seen = self.wasted

@@ -1,4 +1,4 @@
-"""The text of one request as the device keeps it: the prompt, what follows it, and what of that is decided as words."""
+"""The text of one request on the device: the prompt, the tokens after it, and the part that is final as words."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -15,14 +15,14 @@ class DeviceText:
     Attributes:
         request: the present request; None before the first.
         committed: prompt and generated ids.
-        words: the final text so far; empty without a tokenizer. Half a character, or what may be the beginning of a
-            stop string, is not in it before it is decided.
+        words: the final text so far; empty without a tokenizer. An incomplete character or a possible beginning of a
+            stop string is added only when it is decided.
         params: the sampling parameters in effect.
         prompt_tokens: length of the present request's prompt.
         rule: acceptance rule of the present request.
 
     Args:
-        decode: text of token ids, by the target's tokenizer; needed for words, and for stop strings.
+        decode: function that turns token ids into text with the target's tokenizer; needed for words and stop strings.
 
     """
 
@@ -50,13 +50,13 @@ class DeviceText:
 
     @property
     def left(self) -> int:
-        """Tokens that the text may still grow by."""
+        """Number of tokens that the text may still get."""
         return self.requested.max_tokens - (len(self.committed) - self.prompt_tokens)
 
     def begin(self, request: Request) -> None:
         """Begin the text of a request; InputError if it has stop strings and there is no tokenizer."""
         if request.stop_strings and self._decode is None:
-            raise InputError("stop strings need a tokenizer on the device: there is none to look for them with")
+            raise InputError("stop strings need a tokenizer on the device: load one, or leave the stop strings out")
         self.request = request
         self.committed, self.params = list(request.prompt), request.effective_params
         self.prompt_tokens, self.rule = len(request.prompt), request.acceptance_rule
@@ -65,7 +65,7 @@ class DeviceText:
             self._stream = TextStream(self._decode, request.stop_strings, request.min_tokens)
 
     def take_seed(self, seed: int) -> None:
-        """Let a request without a seed of its own have the edge's: it keeps it at whichever edge it goes on."""
+        """Give a request without a seed the edge's; it keeps this seed at any other edge."""
         request = self.requested
         if request.seed_of_edge:
             request = replace(request, params=replace(request.params, seed=seed), seed_of_edge=False)
@@ -88,14 +88,14 @@ class DeviceText:
 
         Args:
             tokens: ids of the tokens.
-            accepted: how many of them, the first ones, had been drafted.
-            drafted: how many drafted tokens were verified for them.
-            finish: why the text ends with them, by the edge; empty while it goes on. A stop string may end it sooner.
-            scores: their log probabilities, where they were asked for.
+            accepted: number of first tokens that had been drafted.
+            drafted: number of drafted tokens that were verified.
+            finish: why the text ends with them, from the edge; empty while it goes on. A stop string may end it sooner.
+            scores: their log probabilities, if requested.
             vocabulary_size: number of the target's token ids.
 
         Raises:
-            InputError: this cannot be right.
+            InputError: the tokens contradict the request or the vocabulary.
 
         """
         request = self.requested
@@ -105,7 +105,7 @@ class DeviceText:
         if tokens and max(tokens) >= vocabulary_size:
             raise InputError(f"the edge sent token {max(tokens)}, which is outside its vocabulary of {vocabulary_size}")
         if finish not in ("", "stop", "length"):
-            raise InputError(f"the edge ended the text for a reason that is not known here: {finish!r}")
+            raise InputError(f"the edge ended the text for the unknown reason {finish!r}")
         if len(scores) != (len(tokens) if request.params.logprobs is not None else 0):
             raise InputError(f"the edge sent {len(scores)} log probabilities for {len(tokens)} tokens")
         self.committed += tokens

@@ -1,12 +1,12 @@
-"""A stream as the edge sees it: which drafted tokens wait for a verification, and which chain they belong to.
+"""A stream on the edge: the drafted tokens that wait for verification, and their chain.
 
 A device that streams drafts on by itself. Its tokens form a *chain*, and each chain has a number, the *epoch*. A chain
-is alive as long as the text agrees with every token of it that has come. The first token that differs kills it: what
-comes of it later is dropped, and the device begins a greater epoch as soon as it hears of the difference. Both ends
-find that by the same comparison, so that nothing more has to be said.
+is alive as long as the text agrees with all of its tokens that have come. The first token that differs kills it: its
+later tokens are dropped, and the device begins a greater epoch as soon as it learns of the difference. Both ends make
+the same comparison, so no further message is needed.
 
 Every token that comes is counted once. It is *accepted* (verified, and it stands), *rejected* (verified, and it does
-not) or *wasted* (never verified: its chain died before, or the edge had written the same token itself).
+not stand) or *wasted* (never verified: its chain died first, or the edge had committed the same token itself).
 """
 
 from collections.abc import Sequence
@@ -18,15 +18,15 @@ from multispin.protocol.running_request import ProtocolError, RunningRequest
 from multispin.speculation import Outcome
 
 MOST_RESTARTS = 64
-"""Chains that a device may begin in a row, after it has been told as many things."""
+"""Most chains that a device may begin without a new message; each message to it allows one more."""
 
 
 class Trials(NamedTuple):
-    """Drafted tokens whose place in the text is written: what they show of the drafter.
+    """Drafted tokens whose positions are committed by now, compared with the text to learn about the drafter.
 
     Attributes:
-        compared: tokens of a chain, from its first undecided one on, that could be compared with the text.
-        equal: how many of them, from the first, are the text's.
+        compared: number of a chain's tokens, from its first undecided one on, that could be compared with the text.
+        equal: number of these tokens, from the first on, that are equal to the text's.
 
     """
 
@@ -38,8 +38,8 @@ class Arrival(NamedTuple):
     """The result of taking in a chunk.
 
     Attributes:
-        begins: whether it is the first of its chain.
-        trials: outcomes of drafted tokens, from which the drafter is learned.
+        begins: whether the chunk is the first of its chain.
+        trials: comparisons of drafted tokens with the text, to learn about the drafter.
 
     """
 
@@ -56,8 +56,8 @@ class StreamCounts:
 
     Attributes:
         received: number of tokens that came.
-        accepted: were verified and stand.
-        rejected: were verified and do not stand.
+        accepted: number of tokens that were verified and stand.
+        rejected: number of tokens that were verified and do not stand.
         wasted: number of tokens that were never verified.
 
     """
@@ -70,12 +70,12 @@ class StreamCounts:
 
 @dataclass(slots=True, eq=False)
 class Riding:
-    """The tokens of a session in the pass under way.
+    """The tokens of a session in the current pass.
 
     Attributes:
-        ids: drafted tokens, without the committed one before them.
-        own: how many of them, from the first, are the device's; the edge's own drafter made the others.
-        known: whether the device still holds its own, so that it need only be told how many stand.
+        ids: drafted tokens, without the committed token before them.
+        own: number of first tokens that the device drafted; the edge's own drafter made the others.
+        known: whether the device still holds its tokens, so that the message need only say how many stand.
 
     """
 
@@ -89,16 +89,16 @@ class Streaming:
     """The stage of a session whose device drafts on by itself.
 
     Attributes:
-        window: the window that the device was last told [tokens].
-        epoch: number of the newest chain that has been seen.
-        counts: counts of what became of its tokens.
-        longest: longest window that this text has had [tokens]; more is never on its way.
+        window: the last Window sent to the device.
+        epoch: number of the newest chain received.
+        counts: fates of the streamed tokens.
+        longest: longest window of this text so far [tokens]; more tokens are never on their way.
         alive: whether the text agrees with the chain so far.
-        pending: its tokens that follow the committed text, those in the pass under way included.
-        received: position behind its last token that came.
-        riding: its part of the current pass; None if it is not in it.
-        late: tokens of dead chains that may still be on their way.
-        restarts: chains that the device may begin: it begins one at most for each thing that it is told.
+        pending: the chain's tokens after the committed text, those in the current pass included.
+        received: position after the last received token.
+        riding: the session's part of the current pass; None if it is not in it.
+        late: number of tokens of dead chains that may still be on their way.
+        restarts: number of chains that the device may still begin; each message to it allows one more.
 
     """
 
@@ -114,12 +114,12 @@ class Streaming:
     restarts: int = 1
 
     def change(self, window: Window) -> None:
-        """The device is told another window."""
+        """Take another window for the device."""
         self._told()
         self.window, self.longest = window, max(self.longest, window.length)
 
     def expects(self, message: Chunk, committed: int) -> bool:
-        """Whether an honest device may be sending this; what it sends unasked is bounded by the window."""
+        """Whether an honest device may send this. The window bounds what it sends."""
         if message.epoch > self.epoch:
             ended = not self.alive or (not self.pending and committed > self.received)
             return ended and self.restarts > 0
@@ -128,7 +128,7 @@ class Streaming:
         return message.length <= self.late
 
     def receive(self, message: Chunk, ids: Sequence[int], committed: Sequence[int]) -> Arrival:
-        """Take in a chunk; ProtocolError if no honest device can have sent it."""
+        """Take in a Chunk; ProtocolError if no honest device can have sent it."""
         self.counts.received += len(ids)
         begins = message.epoch > self.epoch
         if begins:
@@ -141,15 +141,15 @@ class Streaming:
             return _GOES_ON
         end = len(committed) + len(self.pending)
         if message.start < self.received:
-            raise ProtocolError("gap", f"a chunk starts at {message.start}, but the last one ended at {self.received}")
+            raise ProtocolError("gap", f"a Chunk starts at {message.start}, but the last one ended at {self.received}")
         if message.start > end:
-            raise ProtocolError("gap", f"a chunk starts at {message.start}, but the text and its drafts end at {end}")
+            raise ProtocolError("gap", f"a Chunk starts at {message.start}, but the text and its drafts end at {end}")
         self.received = message.start + len(ids)
         if self.received - len(committed) > self.longest:
             raise ProtocolError(
-                "too-many", f"{self.received - len(committed)} tokens ahead is over the window of {self.longest}"
+                "too-many", f"{self.received - len(committed)} tokens ahead exceed the window of {self.longest}"
             )
-        if message.start >= len(committed):  # as nearly always
+        if message.start >= len(committed):  # the usual case
             self.pending += ids
             return _BEGINS if begins else _GOES_ON
         written = committed[message.start : self.received]
@@ -161,16 +161,16 @@ class Streaming:
         return Arrival(begins, trials)
 
     def take(self, count: int, added: Sequence[int] = ()) -> tuple[int, ...]:
-        """Tokens of the next pass: the first `count` pending ones, or all, and the edge's own drafts after them.
+        """Tokens for the next pass: the first `count` pending ones or all, and then the edge's own drafts.
 
-        The edge's tokens must follow just as many of the device's.
+        The edge's drafts must continue exactly these tokens of the device.
         """
         own = self.pending[:count]
         self.riding = Riding((*own, *added), len(own), known=self.alive)
         return self.riding.ids
 
     def settle(self, outcome: Outcome, request: RunningRequest) -> tuple[Commit, Trials]:
-        """Commit what was found of the tokens in the pass; what the device is told, and what the text shows of it."""
+        """Commit the result of the pass. Returns the message for the device, and what this shows of its drafter."""
         riding = self.riding
         if riding is None:
             raise ValueError("nothing of this session is in a pass")
@@ -184,7 +184,7 @@ class Streaming:
         self.counts.accepted += own_stand
         self.counts.rejected += riding.own - own_stand
         trials = _compare(self.pending, written)
-        counted = riding.own if riding.known else 0  # of the pending ones, as accepted or rejected
+        counted = riding.own if riding.known else 0  # pending tokens that count as accepted or rejected
         self.riding = None
         if request.finish or trials.equal < trials.compared:
             self.counts.wasted -= counted
@@ -198,18 +198,18 @@ class Streaming:
         return commit, trials
 
     def _told(self) -> None:
-        """Whatever the device is told may make it begin another chain."""
+        """Note a message to the device, after which it may begin another chain."""
         self.restarts = min(self.restarts + 1, MOST_RESTARTS)
 
     def abandon(self) -> None:
-        """The chain ends here, and what is in the pass is not decided either."""
+        """End the chain; its tokens in the current pass are not decided either."""
         self.kill()
         if self.riding is not None:
             self.counts.wasted += self.riding.own
             self.riding = None
 
     def kill(self) -> None:
-        """The chain ends here, and what is pending of it is dropped; what is in the pass is still decided."""
+        """End the chain, and drop its pending tokens; those in the current pass are still decided."""
         riding = self.riding
         if riding is not None and riding.known:
             self.counts.wasted -= riding.own
@@ -220,7 +220,7 @@ class Streaming:
 
 
 def _compare(ids: Sequence[int], written: Sequence[int]) -> Trials:
-    """Drafted tokens beside what was written at their places."""
+    """Compare drafted tokens with the text at their positions."""
     compared = min(len(ids), len(written))
     for index in range(compared):
         if ids[index] != written[index]:

@@ -1,7 +1,7 @@
-"""Events that a process tells its starter: one typed event per JSON line.
+"""Events that a process reports as JSON lines, one typed event per line.
 
-`multispin serve --json` and `multispin device --json` write these lines; the demo reads them. The field `event` of a
-line says which of the classes below it is.
+`multispin serve --json` and `multispin device --json` write these lines, and the demo reads them. The field `event` of
+a line names its class below.
 """
 
 import json
@@ -28,7 +28,7 @@ class Listening(_Line, frozen=True, tag="listening"):
 
 
 class Connected(_Line, frozen=True, tag="connected"):
-    """A device has greeted; `again` if it took its session over from an older connection."""
+    """A device has greeted. `again`: it took its session over from an older connection."""
 
     session: int
     name: str
@@ -44,14 +44,14 @@ class Lost(_Line, frozen=True, tag="lost"):
 
 
 class Expired(_Line, frozen=True, tag="expired"):
-    """A session has ended because its device did not come back, or owed a draft for too long."""
+    """A session has ended because its device did not come back, or sent no draft for too long."""
 
     session: int
     name: str
 
 
 class Closed(_Line, frozen=True, tag="closed"):
-    """A device said that it is done."""
+    """A device has ended its session with Close."""
 
     session: int
 
@@ -72,7 +72,7 @@ class Opened(_Line, frozen=True, tag="opened"):
         name: name of the device.
         request: identifier of the HTTP request that it belongs to; empty for a text of the device's own.
         prompt_tokens: tokens of the prompt.
-        max_tokens: most tokens to be generated.
+        max_tokens: most tokens to generate.
         time_s: the edge's clock [s].
 
     """
@@ -92,11 +92,11 @@ class Ended(_Line, frozen=True, tag="ended"):
         session: number of the session.
         name: name of the device.
         request: identifier of the HTTP request that it belongs to; empty for a text of the device's own.
-        finish: why: "stop" or "length"; "abort" if its session ended before it, "error" if it could not be computed.
+        finish: why it ended: "stop", "length", "abort" (its session ended first), or "error" (the engine failed).
         prompt_tokens: tokens of the prompt.
         tokens: number of generated tokens.
         drafted: drafted tokens that were verified for it.
-        accepted: accepted tokens among them.
+        accepted: drafted tokens that were accepted.
         first_token_s: time from the request to the first token [s]; None if there was none.
         seconds: time from the request to the end [s].
         time_s: the edge's clock [s].
@@ -147,7 +147,7 @@ class RoundDevice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class RoundGrant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Permission for one device: a draft length (in streams a window) in tokens, and a part of the band [Hz]."""
+    """What one device was granted: a draft length (in streams a window) in tokens, and a part of the band [Hz]."""
 
     name: str
     length: int
@@ -156,20 +156,20 @@ class RoundGrant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Round(_Line, frozen=True, tag="round"):
-    """A batch was verified, and the next round was granted.
+    """A pass was verified, and the next round was granted.
 
     Attributes:
         round: number of the round.
-        time_s: the edge's clock when it was over [s].
-        verify_s: how long the engine took [s].
-        prompt_tokens: prompt tokens that rode in the same batch.
+        time_s: the edge's clock at the end of the pass [s].
+        verify_s: engine time of the pass [s].
+        prompt_tokens: prompt tokens that were read in the same pass.
         planned_round_s: planned time of the next round; None if nothing was planned.
         planned_goodput_tokens_per_s: goodput that the plan expects; None if nothing was planned.
         devices: the devices whose drafts were verified.
         grants: the next round's grants; in streams, the windows that have changed.
-        late_tokens: drafted tokens that were not verified: they came too late, or after a token that was wrong.
-        planned_pass_s: expected time of the engine without prompts [s], in streams; else None.
-        planned_tokens: expected tokens of text of the pass, in streams; else None.
+        late_tokens: drafted tokens that were not verified: they came too late, or followed a rejected one.
+        planned_pass_s: in streams, expected engine time without prompts [s]; else None.
+        planned_tokens: in streams, expected number of text tokens of the pass; else None.
 
     """
 
@@ -194,11 +194,11 @@ class Ready(_Line, frozen=True, tag="ready"):
 
 
 class Away(_Line, frozen=True, tag="away"):
-    """A device has no edge at the moment.
+    """A device cannot reach an edge at the moment.
 
     Attributes:
         url: address that was tried.
-        why: the error, in words.
+        why: the error, as a sentence.
         delay_s: time until the next attempt [s].
         limit_s: time without an edge after which the device gives up [s].
 
@@ -211,13 +211,13 @@ class Away(_Line, frozen=True, tag="away"):
 
 
 class Tried(_Line, frozen=True, tag="tried"):
-    """A device has drafted as it was asked to: its time per drafted token here and now [s]."""
+    """A device has drafted for a test: its time per drafted token now [s]."""
 
     seconds_per_token: float
 
 
 class Written(_Line, frozen=True, tag="progress"):
-    """A device's text has grown: the text so far, and the sums of drafted and accepted tokens."""
+    """A device's text has grown: the text so far, and the numbers of drafted and accepted tokens."""
 
     tokens: int
     text: str
@@ -240,12 +240,12 @@ class Done(_Line, frozen=True, tag="done"):
         rounds: number of verdicts that were received.
         uplink_bytes: bytes sent, framing included.
         draft_bytes: bytes of drafts and of the distributions that the edge asked for.
-        reconnects: connections that were lost and made again.
-        wasted: tokens drafted in a stream that were never verified.
+        reconnects: number of connections that were lost or could not be made.
+        wasted: tokens of streams that were drafted and never verified.
         downlink_bytes: bytes received, framing included.
-        undrafted: why so much of the text was written without drafts of this device: "not-asked", "context", "nothing",
-            "resting" or "late"; empty where there is nothing to say.
-        note: a sentence for a person about that.
+        undrafted: why much of the text was written without drafts of this device: "not-asked", "context", "nothing",
+            "resting" or "late"; empty if there is nothing to report.
+        note: a sentence for the user about it.
 
     """
 
@@ -275,11 +275,11 @@ class _Order(msgspec.Struct, frozen=True, tag_field="order", forbid_unknown_fiel
 
 
 class Begin(_Order, frozen=True, tag="begin"):
-    """Have the text written (once more).
+    """Generate the text (again).
 
     Attributes:
         url: address of the edge; default the one that the device was started with.
-        slower: the emulated speed and delay of the device are this many times slower; default 1.
+        slower: factor by which the device's emulated times are longer; default 1.
 
     """
 
@@ -288,7 +288,7 @@ class Begin(_Order, frozen=True, tag="begin"):
 
 
 class Try(_Order, frozen=True, tag="try"):
-    """Draft this many tokens after the prompt, and tell how long each took."""
+    """Draft this many tokens after the prompt, and report the time per token."""
 
     tokens: int
 
@@ -310,7 +310,7 @@ def as_line(event: Event) -> str:
 
 
 def from_line(line: bytes | str) -> Event:
-    """The event of a line; msgspec.DecodeError if it is none."""
+    """The event of a line; msgspec.DecodeError if it is malformed."""
     event: Event = _decoded(_decoder, line)
     return event
 
@@ -321,7 +321,7 @@ def as_order(order: Order) -> bytes:
 
 
 def from_order(line: str) -> Order:
-    """The order of a line; an empty line says begin."""
+    """The order of a line; an empty line means Begin."""
     if not line:
         return Begin()
     order: Order = _decoded(_orders, line)
@@ -329,7 +329,7 @@ def from_order(line: str) -> Order:
 
 
 def _decoded(decoder: msgspec.json.Decoder[Any], line: bytes | str) -> Any:
-    """The event in a line, read by a decoder; a DecodeError for whatever can be wrong with it."""
+    """The event or order of a line; msgspec.DecodeError for any error in it."""
     try:
         return decoder.decode(line)
     except (UnicodeDecodeError, RecursionError) as error:

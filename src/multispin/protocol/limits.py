@@ -1,33 +1,33 @@
-"""The version of what edge and device say, and the limits of it. Light to import: commands refuse by them."""
+"""The protocol's version and limits. It imports nothing heavy, so that commands can check options with it."""
 
 from multispin.errors import InputError
 from multispin.outside import whole_characters
 
 PROTOCOL_VERSION = 3
 SESSION_PATH = "/v1/session"
-"""Where a device's WebSocket is found on the edge."""
+"""Path of the devices' WebSocket on the edge."""
 MAX_FRAME_BYTES = 256 * 1024
-"""Largest message; bounds a prompt at more than 60,000 ids of 32 bits."""
+"""Largest message [bytes]. It fits a prompt of more than 60,000 ids of 32 bits."""
 MAX_DRAFT_LENGTH = 63
-"""Longest draft: as far as a verifier with recurrent layers can go back (`models.recurrent`)."""
+"""Longest draft [tokens]: a verifier with recurrent layers can go back no further (`models.recurrent`)."""
 MAX_SCORED_TAIL = 512
-"""Most ids of a Tail with log probabilities: with 20 alternatives each, they take at most 160 KiB."""
+"""Most ids of a Tail with log probabilities; with 20 alternatives each they take at most 160 KiB."""
 MAX_STOP_IDS = 16
 MAX_RETAINED = 4096
 """Most tokens that a distribution on the wire may keep, V̂; one such distribution takes at most 26 KiB."""
 ENVELOPE_BYTES = 64
-"""Room for a draft's other fields beside its payload, in whole."""
+"""Bytes reserved for a draft's other fields beside its payload."""
 CONNECT_TIMEOUT_S = 10.0
-"""Longest wait for a connection, its handshake included."""
+"""Longest wait for a connection, its handshake included [s]."""
 CLOSE_TIMEOUT_S = 2.0
-"""Either side has this long to say goodbye."""
+"""Time in which either side must close the connection [s]."""
 HEARTBEAT_S = 15.0
-"""Time between two pings. A peer that answers none within half of this is taken for lost."""
+"""Time between two pings [s]. A peer without a pong within half of it counts as lost."""
 FINISH_TEXTS_S = 10.0
-"""A server that is told to stop lets its clients' texts under way go on for this long."""
+"""Time that a server which is told to stop gives its clients' unfinished texts [s]."""
 MAX_NAME_CHARACTERS = 80
 MAX_SENTENCE_CHARACTERS = 1000
-"""Longest sentence of an Error."""
+"""Longest sentence of an Error [characters]."""
 MAX_CREDENTIAL_CHARACTERS = 256
 
 

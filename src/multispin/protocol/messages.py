@@ -34,7 +34,7 @@ Seconds = Annotated[float, Meta(ge=0.0, le=3600.0)]
 
 
 class Profile(Struct, frozen=True, array_like=True):
-    """A device's own estimate of itself, used as a prior until it has been measured.
+    """A device's own estimates, used as a prior until the edge has measured them.
 
     Attributes:
         seconds_per_token: drafting time per token, T^S of eq. 2.
@@ -47,7 +47,7 @@ class Profile(Struct, frozen=True, array_like=True):
 
 
 class Hello(Struct, frozen=True, array_like=True, tag=1):
-    """Device → edge, first: who speaks. `drafts` is false for a device without a small model."""
+    """Device → edge, first: the device introduces itself. `drafts` is false for a device without a drafter."""
 
     version: Count
     fingerprint: Name
@@ -75,13 +75,13 @@ class Open(Struct, frozen=True, array_like=True, tag=3):
     Attributes:
         prompt: packed ids of the prompt.
         prompt_tokens: number of prompt ids.
-        continued: how many of the last of them are text generated earlier (by an edge that was lost); they count
-            towards `max_tokens`.
-        rule: the acceptance rule; none for `greedy` at temperature 0 and `coupled` above.
+        continued: number of last ids that were generated earlier (by an edge that was lost); they count towards
+            `max_tokens`.
+        rule: the acceptance rule; None: `greedy` at temperature 0 and `coupled` above.
         retained: V̂, most tokens of a sent distribution under the rejection rules.
         probability_bits: Q_B, bits of a probability under the rejection rules.
         min_tokens: stop ids have probability 0 before this many tokens are generated.
-        logit_bias: (id, what is added to its logit).
+        logit_bias: pairs of an id and the number to add to its logit.
         min_p, presence_penalty, frequency_penalty, repetition_penalty, grammar, logprobs: as in `SamplingParams`.
 
     """
@@ -125,7 +125,7 @@ class Draft(Struct, frozen=True, array_like=True, tag=5):
         length: number of drafted tokens.
         payload: the bits that the rule sends for them (`speculation.pack_draft`).
         draft_us: time spent drafting, microseconds.
-        head: under `rejection-down`, the token before `base` that the device found itself from the last offer.
+        head: under `rejection-down`, the token before `base` that the device found from the last offer.
 
     """
 
@@ -141,10 +141,9 @@ class Draft(Struct, frozen=True, array_like=True, tag=5):
 class Verdict(Struct, frozen=True, array_like=True, tag=6):
     """Edge → device: `accepted` of the draft's tokens stand after `base`, then comes `next_token`.
 
-    `finish` is empty while the request goes on, else "stop" or "length"; `grant` is the next round's, if any. Where
+    `finish` is empty while the request goes on, else "stop" or "length". `grant` is the next round's, if any. If
     `offer` is not empty (`rejection-down`, `speculation.pack_offer`), the device finds the next token from it, and
-    `next_token` says nothing. `scores` are those of the
-    accepted tokens and of the next one, where the request wants log probabilities.
+    ignores `next_token`. `scores` are those of the accepted tokens and of the next one, if the request wants them.
     """
 
     session: Count
@@ -161,8 +160,8 @@ class Verdict(Struct, frozen=True, array_like=True, tag=6):
 class Tail(Struct, frozen=True, array_like=True, tag=7):
     """Edge → device: the committed ids from `base` on. Answers a resume, and a draft whose base is stale.
 
-    `scores` are those of the ids, where the request wants log probabilities; one message has at most
-    `MAX_SCORED_TAIL` ids then, and several follow each other.
+    `scores` are those of the ids, if the request wants log probabilities. Then a message has at most `MAX_SCORED_TAIL`
+    ids, and several may follow each other.
     """
 
     session: Count
@@ -175,7 +174,7 @@ class Tail(Struct, frozen=True, array_like=True, tag=7):
 
 
 class Resume(Struct, frozen=True, array_like=True, tag=8):
-    """Device → edge, first on a new connection: go on with a session, of which `length` tokens are known here.
+    """Device → edge, first on a new connection: go on with a session of which the device has `length` tokens.
 
     The credential must be the one with which the session was opened.
     """
@@ -195,7 +194,7 @@ class Close(Struct, frozen=True, array_like=True, tag=9):
 class Error(Struct, frozen=True, array_like=True, tag=10):
     """Edge → device: why the session ends, as a code for programs and a sentence for people.
 
-    `retry_after_s` says when it makes sense to come back; 0: nothing is known of that.
+    `retry_after_s` is the time after which a new try makes sense [s]; 0: unknown.
     """
 
     code: Name
@@ -203,13 +202,13 @@ class Error(Struct, frozen=True, array_like=True, tag=10):
     retry_after_s: Seconds = 0.0
 
     def __post_init__(self) -> None:
-        """Cut a sentence that is too long, since it may quote what others wrote: a device would refuse its message."""
+        """Cut a long sentence, since it may quote text from outside, and a device would refuse the message."""
         if len(self.sentence) > MAX_SENTENCE_CHARACTERS:
             force_setattr(self, "sentence", self.sentence[: MAX_SENTENCE_CHARACTERS - 1] + "…")
 
 
 class Ask(Struct, frozen=True, array_like=True, tag=11):
-    """Edge → device, under `rejection-up`: the token after `accepted` was refused; send what it was drawn from."""
+    """Edge → device, under `rejection-up`: the token after `accepted` was refused; send its distribution."""
 
     session: Count
     round: Count
@@ -217,7 +216,7 @@ class Ask(Struct, frozen=True, array_like=True, tag=11):
 
 
 class Distribution(Struct, frozen=True, array_like=True, tag=12):
-    """Device → edge: the distribution that an Ask wants, packed alone by `speculation.pack_distributions`."""
+    """Device → edge: the distribution that an Ask names, packed by `speculation.pack_distributions`."""
 
     session: Count
     round: Count
@@ -230,8 +229,8 @@ class Window(Struct, frozen=True, array_like=True, tag=13):
 
     Attributes:
         length: most drafted tokens ahead of the committed text; 0: draft nothing for now.
-        chunk: tokens that go up in one frame; fewer go where the window is full.
-        bandwidth_hz: share of the band for them [Hz].
+        chunk: number of tokens in one frame; fewer if the window is full.
+        bandwidth_hz: band for the frames [Hz].
 
     """
 
@@ -242,12 +241,12 @@ class Window(Struct, frozen=True, array_like=True, tag=13):
 
 
 class Chunk(Struct, frozen=True, array_like=True, tag=14):
-    """Device → edge: some tokens of a stream. There is one session per connection, so that it is not named.
+    """Device → edge: some tokens of a stream. A connection has one session, so the message does not name it.
 
     The tokens are a chain: each follows the one before. A tree would name each token's parent in a further field.
 
     Attributes:
-        epoch: number of the chain that they belong to; a device that starts over begins a greater one.
+        epoch: number of the tokens' chain; a device that starts over begins a greater one.
         start: position of the first of them in the text.
         length: number of ids.
         ids: packed ids.
@@ -267,12 +266,12 @@ class Commit(Struct, frozen=True, array_like=True, tag=15):
 
     Attributes:
         base: number of tokens committed before.
-        epoch: the chain that `verified` and `accepted` speak of.
-        verified: how many of its tokens from `base` on were verified.
-        accepted: how many of those stand. They are not sent back: the device has them.
-        ids: the tokens after them: the recovered or bonus token, and before it what the edge drafted itself.
+        epoch: the chain of `verified` and `accepted`.
+        verified: number of the chain's tokens from `base` on that were verified.
+        accepted: number of verified tokens that stand. They are not sent back, since the device has them.
+        ids: the tokens after them: the edge's own accepted drafts, then the recovered or bonus token.
         finish: empty while the text goes on, else "stop" or "length".
-        scores: log probabilities of all these tokens in order, where the request wants them.
+        scores: log probabilities of all these tokens in order, if the request wants them.
 
     """
 
@@ -310,22 +309,22 @@ def decode_downlink(frame: bytes) -> Downlink:
 
 
 def usual_frame_bits() -> int:
-    """Bits of a draft on the wire beside its tokens, some way into a text: message and WebSocket frame."""
+    """Bits of a typical draft on the wire beside its tokens: message and WebSocket frame."""
     draft = Draft(session=1000, round=1000, base=1000, length=8, payload=b"", draft_us=100_000)
     return 8 * websocket_frame_bytes(len(encode(draft)), masked=True)
 
 
 def _decode(frame: bytes, decoder: msgspec.msgpack.Decoder[_Read]) -> _Read:
     if len(frame) > MAX_FRAME_BYTES:
-        raise InputError(f"a frame of {len(frame)} bytes is over the limit of {MAX_FRAME_BYTES}")
+        raise InputError(f"a frame has {len(frame)} bytes; the limit is {MAX_FRAME_BYTES}")
     try:
         return decoder.decode(frame)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InputError(f"a frame that is not a message of this protocol: {error}") from None
+        raise InputError(f"a frame is not a message of this protocol: {error}") from None
 
 
 def longest_draft(rule: Rule, form: DistributionFormat) -> int:
-    """The longest draft that fits a frame under a rule, 0 … `MAX_DRAFT_LENGTH`; 63 for ids, fewer for distributions.
+    """The longest draft that fits a frame under a rule [tokens]: 63 for ids, fewer with distributions.
 
     Example: distributions of 1024 tokens, 16 + 18 bits each, take 4,354 bytes; 60 of them fit.
     """

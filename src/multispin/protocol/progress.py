@@ -1,4 +1,4 @@
-"""Effects of a message from the edge on a device: new text, or the end of the session."""
+"""Effects of the edge's messages on a device: new text, or the end of the session."""
 
 from typing import NamedTuple
 
@@ -7,9 +7,9 @@ from multispin.speculation import Score
 
 
 class RefusedError(InputError):
-    """The edge ended the session; `code` is for programs, the message for people.
+    """The edge ended the session. `code` is for programs, the message for people.
 
-    `retry_after_s` is when the edge wants to be asked again [s]; 0: it does not say.
+    `retry_after_s` is the time after which a new try makes sense [s]; 0: unknown.
     """
 
     def __init__(self, code: str, sentence: str, retry_after_s: float = 0.0) -> None:
@@ -19,7 +19,7 @@ class RefusedError(InputError):
 
 
 class SessionGoneError(RefusedError):
-    """The edge does not know the session any more. The text is kept: greet again, and open from where it stands."""
+    """The edge no longer knows the session. The text is kept: greet again, and open it from where it stands."""
 
 
 class Progress(NamedTuple):
@@ -27,12 +27,12 @@ class Progress(NamedTuple):
 
     Attributes:
         tokens: ids that became committed.
-        accepted: how many of them had been drafted.
-        drafted: how many tokens had been drafted in all.
+        accepted: number of these ids that had been drafted.
+        drafted: number of drafted tokens that were verified.
         finish: "stop" or "length" at the end of the text, else empty.
-        text: text that became final with it; stays empty without a tokenizer.
-        wasted: drafted tokens that nobody will verify any more.
-        scores: log probabilities of the new tokens, where the request wants them.
+        text: text that became final; empty without a tokenizer.
+        wasted: number of drafted tokens that will never be verified.
+        scores: log probabilities of the new tokens, if the request wants them.
 
     """
 

@@ -1,7 +1,7 @@
-"""The request: what one text is to be, as a single frozen value that both ends hold.
+"""The request for one text, as a frozen value that both ends hold.
 
-A device makes it from what its user asked for; the edge reads it back from an `Open`. The two directions of that
-translation stand here side by side, so that a new field has one place.
+A device makes it from its user's options; the edge reads it back from an `Open`. Both conversions stand here, so that a
+new field has one place.
 """
 
 from collections.abc import Sequence
@@ -23,12 +23,12 @@ from multispin.speculation import (
 from multispin.speculation.rule import MAX_PROBABILITY_BITS
 
 MAX_REQUEST_TOKENS = 2**20
-"""Most tokens of a prompt, and most tokens to generate, that a message can name."""
+"""Most prompt tokens, and most tokens to generate, in a message."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """One prompt and how it is to become a text.
+    """One prompt, and how its text is to be generated.
 
     Attributes:
         prompt: token ids, at least one.
@@ -36,9 +36,9 @@ class Request:
         max_tokens: most tokens to generate, 1 … 2^20.
         min_tokens: neither a stop id nor a stop string ends the text before this many tokens; default 0.
         stop_ids: token ids that end the text and stay in it; default none.
-        stop_strings: texts that end the text before them; default none. The device looks for them, because it has
-            the tokenizer at hand; they are not sent.
-        rule: acceptance rule; default `greedy` at temperature 0 and `coupled` above. Never None once made.
+        stop_strings: strings; the text ends before the first that occurs; default none. The device looks for them,
+            since it has the tokenizer; they are not sent.
+        rule: acceptance rule; default `greedy` at temperature 0 and `coupled` above. Never None after creation.
         seed_of_edge: whether the edge's default seed replaces the seed of `params`; default no.
         retained: V̂, most tokens of a distribution on the wire under the rejection rules; default 1024.
         probability_bits: Q_B, bits of a probability on the wire under the rejection rules; default 16.
@@ -57,7 +57,7 @@ class Request:
     probability_bits: int = 16
 
     def __post_init__(self) -> None:
-        for name in ("prompt", "stop_ids", "stop_strings"):  # any sequence will do
+        for name in ("prompt", "stop_ids", "stop_strings"):  # any sequence is accepted
             object.__setattr__(self, name, tuple(getattr(self, name)))
         _check("prompt tokens", len(self.prompt), 1, MAX_REQUEST_TOKENS)
         _check("max_tokens", self.max_tokens, 1, MAX_REQUEST_TOKENS)
@@ -66,15 +66,15 @@ class Request:
         _check("retained", self.retained, 1, MAX_RETAINED)
         _check("probability_bits", self.probability_bits, 2, MAX_PROBABILITY_BITS)
         if min(self.prompt) < 0 or min(self.stop_ids, default=0) < 0:
-            raise InputError("the prompt or the stop ids hold a negative token id")
+            raise InputError("the prompt or the stop ids have a negative token id")
         check_stop_strings(self.stop_strings)
         if self.params.grammar and (self.min_tokens or not self.stop_ids):
-            raise InputError("a grammar ends the text by a stop id: it needs stop ids, and no min_tokens")
+            raise InputError("a grammar ends the text by a stop id: give stop ids, and no min_tokens")
         object.__setattr__(self, "rule", rule_for(self.params, self.rule))
 
     @property
     def acceptance_rule(self) -> Rule:
-        """The acceptance rule, settled."""
+        """The acceptance rule; never None."""
         assert self.rule is not None
         return self.rule
 
@@ -84,7 +84,7 @@ class Request:
         return self.params.with_min_tokens(self.stop_ids, len(self.prompt), self.min_tokens)
 
     def form(self, vocabulary_size: int) -> DistributionFormat:
-        """How this request's distributions are written on the wire; the target's vocabulary bounds what they keep."""
+        """Format of this request's distributions on the wire; the target's vocabulary bounds what they keep."""
         return DistributionFormat(vocabulary_size, min(self.retained, vocabulary_size), self.probability_bits)
 
     def check_vocabulary(self, vocabulary_size: int) -> None:
@@ -95,7 +95,7 @@ class Request:
         self.effective_params.check_vocabulary(vocabulary_size)
 
     def to_open(self, session: int, generated: Sequence[int], vocabulary_size: int) -> Open:
-        """The message that opens this request at an edge, with what another edge has generated already."""
+        """The message that opens this request at an edge, with the ids that another edge has generated already."""
         params, committed = self.params, [*self.prompt, *generated]
         return Open(
             session,
@@ -123,11 +123,11 @@ class Request:
 
     @staticmethod
     def from_open(message: Open, vocabulary_size: int) -> "tuple[Request, list[int]]":
-        """The request that a message opens, and what was generated already; InputError if it makes no sense."""
+        """The request of an Open, and the ids that were generated already; InputError if it is contradictory."""
         committed = unpack_ids(message.prompt, message.prompt_tokens, vocabulary_size)
         prompt_tokens = message.prompt_tokens - message.continued
         if prompt_tokens < 1 or message.continued > message.max_tokens:
-            raise InputError(f"continued = {message.continued} leaves no prompt or no room")
+            raise InputError(f"continued = {message.continued} leaves no prompt or no room for more tokens")
         params = SamplingParams(
             message.temperature,
             message.top_k,

@@ -9,9 +9,9 @@ from multispin.speculation import ID_RULES, Grammars, Matcher, Rule, Score
 
 
 class ProtocolError(InputError):
-    """A device broke the protocol or a limit; `code` is for programs, the message for people.
+    """A device broke the protocol or a limit. `code` is for programs, the message for people.
 
-    `retry_after_s` says when it may work [s]; 0: nothing is known of that.
+    `retry_after_s` is the time after which a new try makes sense [s]; 0: unknown.
     """
 
     def __init__(self, code: str, sentence: str, retry_after_s: float = 0.0) -> None:
@@ -21,26 +21,26 @@ class ProtocolError(InputError):
 
 
 class RunningRequest:
-    """One prompt on its way to becoming a text.
+    """A request whose text is being written.
 
     Attributes:
         request: request of the device.
-        committed: prompt and generated ids; the only truth.
+        committed: prompt and generated ids; this list alone decides what the text is.
         prompt_tokens: number of ids that the user gave.
         finish: empty while the text goes on, else "stop" or "length".
         rule: acceptance rule of its drafts.
-        ids_only: whether that is a rule of `ID_RULES`, under which drafts are ids and nothing else.
-        form: how distributions are written under the rejection rules.
-        longest_draft: longest draft that a frame holds under its rule.
+        ids_only: whether the rule is one of `ID_RULES`, under which drafts consist of ids only.
+        form: format of distributions under the rejection rules.
+        longest_draft: longest draft that fits a frame under its rule [tokens].
         params: sampling parameters, with the stop ids withheld until `min_tokens`.
         stop_ids: ids that end the text.
-        matcher: matcher that has read the generated text, if the request has a grammar; else None.
+        matcher: the grammar's matcher after the generated text; None without a grammar.
 
     Args:
         request: request of the device.
         generated: ids that another edge has generated already.
         vocabulary_size: number of the target's token ids.
-        matcher: the grammar's matcher at the beginning of a text, where the request has a grammar; default none.
+        matcher: the grammar's matcher at the beginning of the text; default None: no grammar.
 
     """
 
@@ -61,7 +61,7 @@ class RunningRequest:
         self.matcher = matcher
         if matcher is not None:
             matcher.advance(generated)
-        self._scores: list[Score] = []  # of what was committed here
+        self._scores: list[Score] = []  # of the tokens committed at this edge
         self._scored_from = len(self.committed)
         if generated and generated[-1] in self.stop_ids:
             self.finish = "stop"
@@ -79,7 +79,7 @@ class RunningRequest:
         return self._longest - len(self.committed)
 
     def scores(self, base: int, end: int) -> tuple[Score, ...]:
-        """Reports of the committed tokens from `base` to `end`; empty where none is asked for."""
+        """Log probabilities of the committed tokens from `base` to `end`; empty if not requested."""
         first = max(0, base - self._scored_from)
         return tuple(self._scores[first : max(first, end - self._scored_from)])
 
@@ -108,7 +108,7 @@ def admit(
     lacks: Collection[str] = frozenset(),
     grammars: Grammars | None = None,
 ) -> RunningRequest:
-    """Check a request at the door; ProtocolError or InputError says what it asks too much.
+    """Check a new request; ProtocolError or InputError if this edge cannot serve it.
 
     Args:
         message: the Open that begins the request.
@@ -116,7 +116,7 @@ def admit(
         max_length: most prompt and generated tokens of a text at this edge.
         rules: acceptance rules that the engine can apply; default all.
         lacks: `SamplingParams.features` that the engine cannot apply; default none.
-        grammars: compiles the grammars of requests; by default a request with one is refused.
+        grammars: compiles the grammars of requests; by default, requests with a grammar are refused.
 
     """
     prompt_tokens = message.prompt_tokens - message.continued
@@ -132,7 +132,7 @@ def admit(
     if request.rule not in rules:
         raise ProtocolError(
             "rule",
-            f"this edge cannot verify by {request.rule}, only by {', '.join(sorted(rules))}: choose one of these",
+            f"this edge cannot apply the rule {request.rule}: use {' or '.join(sorted(rules))}",
         )
     if unable := request.params.features & frozenset(lacks):
         raise ProtocolError(

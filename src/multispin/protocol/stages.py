@@ -1,8 +1,8 @@
-"""The stages of a session's next draft, as the edge sees it: one value that holds everything of its stage.
+"""The stages of a session's next draft on the edge, each a value with everything that belongs to it.
 
-A session goes round: Idle → Granted → Pending → Idle, or under `rejection-up` Pending → DistributionAsked → Idle. A
-grant of no tokens skips Granted, unless the device still has to name a token. A session whose device drafts on by
-itself is Streaming instead (`edge_stream`), until its text ends. Does not know messages' order, slots or rounds.
+A session cycles Idle → Granted → Pending → Idle, or under `rejection-up` Pending → DistributionAsked → Idle. A grant of
+no tokens skips Granted, unless the device still has to name a token. In a stream the session is Streaming instead
+(`edge_stream`), until its text ends. This file knows nothing of slots and rounds.
 """
 
 from collections.abc import Sequence
@@ -39,12 +39,12 @@ class Granted(Struct, frozen=True, eq=False):
 
 
 class Pending(Struct, frozen=True, eq=False):
-    """A draft has come and awaits its verification.
+    """A draft has come and awaits verification.
 
     Attributes:
         grant: the grant that it answers.
         draft: the drafted ids.
-        evidence: evidence that came with them; None for `greedy` and `coupled`.
+        evidence: distributions or probabilities that came with them; None for `greedy` and `coupled`.
 
     """
 
@@ -54,11 +54,11 @@ class Pending(Struct, frozen=True, eq=False):
 
 
 class DistributionAsked(Struct, frozen=True, eq=False):
-    """A drafted token was refused under `rejection-up`; the device owes the distribution that it was drawn from.
+    """A drafted token was refused under `rejection-up`, and the device must send the token's distribution.
 
     Attributes:
         grant: the grant that the draft answers.
-        draft: the drafted ids, of which those before the refused one are accepted.
+        draft: the drafted ids; those before the refused one are accepted.
         rejection: the rejection that the verification found.
 
     """
