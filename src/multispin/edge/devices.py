@@ -183,7 +183,7 @@ class Devices:
                 secret = message.credential if isinstance(message, Hello | Resume) else ""
                 caller = Caller(await self._access.admit(secret, wire.address, self._now_s()), wire.address)
             connection.holder, connection.request = caller.holder, caller.request
-            self._door.greeted(place)  # who had to make room takes no session over, and ends none
+            self._door.greeted(place)  # a connection that had to make room may not take over or end a session
             if on_greeting is not None:
                 on_greeting()
             self._make_room(message, caller.holder)

@@ -30,7 +30,7 @@ MAX_MESSAGES_PER_S = 200
 MAX_GUESSERS = 10_000
 """Most addresses whose wrong credentials are remembered. The one that guessed longest ago is forgotten first."""
 _BROWSERS = "Mozilla/"
-"""How all browsers begin to call themselves."""
+"""The beginning of every browser's User-Agent."""
 
 log = logging.getLogger(__name__)
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address

@@ -174,7 +174,7 @@ class EdgeServer:
             autoping=False,
         )  # fmt: skip
         await socket.prepare(request)
-        transport = cast(asyncio.Transport, request.transport)  # `prepare` would have failed without one
+        transport = cast(asyncio.Transport, request.transport)  # `prepare` fails without a transport
         guarded = transport.get_protocol()
         on_greeting = guarded.served if isinstance(guarded, Guarded) else None
         await self._devices.converse(WebSocketWire(socket, address, transport), caller, on_greeting)
