@@ -273,7 +273,7 @@ def test_an_edge_drafts_itself_for_whoever_cannot(tiny_folder):
     [
         ({"mode": "best"}, "mode is 'best'"),
         ({"mode": "edge"}, "needs a drafter of the edge's own"),
-        ({"mode": "rounds", "edge_draft": "small"}, "the edge never drafts"),
+        ({"mode": "rounds", "edge_draft": "small"}, "never drafts at the edge"),
     ],
 )
 def test_an_edge_refuses_what_cannot_be(tiny_folder, asked, reason):

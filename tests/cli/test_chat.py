@@ -245,8 +245,8 @@ def test_a_servers_refusal_is_one_sentence_and_the_conversation_goes_on():
         ("http://127.0.0.1:99999/v1", "", "is not the base URL"),
         ("http://a..b/v1", "", "no API answers"),
         ("http://127.0.0.1:9/v1", "", "no API answers at http://127.0.0.1:9/v1 (Connection refused): start"),
-        ("http://127.0.0.1:9/v1", "secret\n", "MULTISPIN_API_KEY holds a line break"),
-        ("http://127.0.0.1:9/v1", "\udcff", "MULTISPIN_API_KEY holds a line break"),
+        ("http://127.0.0.1:9/v1", "secret\n", "MULTISPIN_API_KEY has a line break"),
+        ("http://127.0.0.1:9/v1", "\udcff", "MULTISPIN_API_KEY has a line break"),
     ],
 )
 def test_what_can_be_no_address_and_no_key_is_one_sentence(url, key, sentence, monkeypatch, capsys):

@@ -45,7 +45,7 @@ def order_of(*arguments):
         (["--credential", "c" * 257], "--credential has 257 characters, over the limit of 256"),
         (["--draft", "nonsense"], "there is no model 'nonsense'"),
         (["--draft", "q9"], "asks for 9 bits"),
-        (["--draft", "lookup", "--context", "64"], "--context bounds what a model reads, and 'lookup' has none"),
+        (["--draft", "lookup", "--context", "64"], "--context bounds what a model reads, and 'lookup' has no model"),
     ],
 )
 def test_it_refuses_before_anything_is_loaded(arguments, sentence, capsys):
@@ -59,7 +59,7 @@ def test_a_file_without_a_credential_is_refused(tmp_path, capsys):
     (tmp_path / "empty").write_text(" \n")
     assert run(["device", *NOWHERE, "--prompt", "Hello", "--credential-file", str(tmp_path / "empty")]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "is empty: write the credential into it, or leave it out" in line
+    assert "holds no credential: write one into it, or leave it out" in line
 
 
 @pytest.mark.parametrize("data", ["Grüße".encode(), b"\xef\xbb\xbf" + "Grüße".encode(), "Grüße".encode("utf-16")])

@@ -263,9 +263,12 @@ def test_where_the_target_runs_is_told_by_on_and_its_old_name_still_works(name, 
             )
         ),
         (["demo", "--edge-draft", "nonsense"], "--edge-draft: there is no model 'nonsense'"),
-        (["demo", "--mode", "rounds", "--edge-draft", "small"], "--mode rounds never drafts at the edge"),
-        (["demo", "--devices", "2", "--edge-draft", "small"], "--mode rounds never drafts at the edge"),
-        (["demo", "--mode", "plain", "--mode", "rounds", "--edge-draft", "q4"], "--mode plain and rounds never"),
+        (["demo", "--mode", "rounds", "--edge-draft", "small"], "in --mode rounds the edge never drafts"),
+        (["demo", "--devices", "2", "--edge-draft", "small"], "in --mode rounds the edge never drafts"),
+        (
+            ["demo", "--mode", "plain", "--mode", "rounds", "--edge-draft", "q4"],
+            "in --mode plain and rounds the edge never",
+        ),
         (["simulate", CELL, "--target", "TINY"], "--target is the model that verifies with --live: add --live"),
         (["demo", "--site", ""], "--site: there is no site ''"),
         (

@@ -55,7 +55,7 @@ def said_of_a_device(*arguments):
 def test_a_device_that_serves_is_told_that_requests_name_their_own_sampling():
     arguments = ("--temperature", "0.7", "--stop", "x", "--thinking", "--max-length", "64", "--context", "32")
     assert said_of_a_device(*arguments, "--serve", "127.0.0.1:0") == [
-        f"{name} has no effect with --serve: each request says its own"
+        f"{name} has no effect with --serve: each request has its own"
         for name in ("--thinking", "--temperature", "--stop")
     ]
     assert said_of_a_device(*arguments) == ["--max-length has no effect without --serve"]

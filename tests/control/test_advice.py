@@ -138,7 +138,7 @@ def test_streams_are_what_they_were_simulated_to_be_below_the_bound_that_is_prov
     assert {each.basis for each in found.options if each.mode != "streams"} == {"planned"}
     assert sentences(found)[0].startswith("Devices pay here: 200 tokens/s in streams")
     assert sentences(found)[1].startswith("Best without streams: ")
-    assert "in which nobody gets less than plain decoding gives" in sentences(found)[2]
+    assert "if nobody may get less than with plain decoding" in sentences(found)[2]
     speed, users = curves(LAPTOPS, streams=streams)
     assert (speed.here, 200.0) in speed.streamed
     assert asked.count(asked[0]) == 3  # bar and curves show the same simulation of the site as it is

@@ -130,7 +130,7 @@ def test_what_is_no_call_is_text(text):
     [
         ([{"type": "web_search"}], None, 'only "function"'),
         ([{"type": "function"}], None, "no function with a name"),
-        ([{"type": "function", "function": {"name": "a b"}}], None, "is not 1"),
+        ([{"type": "function", "function": {"name": "a b"}}], None, "is wrong: use 1"),
         ([{"type": "function", "function": {"name": "f", "parameters": {"type": "array"}}}], None, 'type "object"'),
         ([*TOOLS, TOOLS[0]], None, "same name"),
         (TOOLS[:1] * (MAX_TOOLS + 1), None, "at most"),
@@ -140,7 +140,7 @@ def test_what_is_no_call_is_text(text):
         (TOOLS, ALLOWED | {"allowed_tools": {"mode": "auto", "tools": []}}, "name one of the tools"),
         (TOOLS, ALLOWED | {"allowed_tools": {"mode": "auto", "tools": ["time"]}}, "name one of the tools"),
         (TOOLS, ALLOWED | {"allowed_tools": {"mode": "sometimes", "tools": [ONLY_TIME]}}, "name one of the tools"),
-        (None, "required", "no tools"),
+        (None, "required", "tools is empty"),
         ("x", None, "must be a list"),
     ],
 )

@@ -262,7 +262,7 @@ def test_a_fault_of_the_planner_costs_a_plan_and_no_more(mode, caplog):
     before = of_lengths(control.plan([Member(1, 50)]))
     thread.fail()
     assert of_lengths(control.plan([Member(1, 50)])) == before
-    assert "the last plan goes on" in caplog.text
+    assert "the last plan stays in use" in caplog.text
     control.plan([Member(1, 50)])
     thread.do()
     assert of_lengths(control.plan([Member(1, 50)], now_s=9.0))[0] > 0

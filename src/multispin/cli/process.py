@@ -96,8 +96,8 @@ def prepare(threads: int, models: bool = True, handler: logging.Handler | None =
     cores = os.cpu_count() or 1
     if threads > MAX_THREADS_PER_CORE * cores:
         raise InputError(
-            f"--threads {threads} is over {MAX_THREADS_PER_CORE * cores}, the limit of {MAX_THREADS_PER_CORE} for each "
-            "core of this machine: more threads than cores only wait for each other"
+            f"--threads {threads} is over {MAX_THREADS_PER_CORE * cores}, {MAX_THREADS_PER_CORE} for each core of this "
+            "machine: more threads than cores only wait for each other"
         )
     if handler is None:
         handler = logging.StreamHandler(sys.stderr)

@@ -48,7 +48,7 @@ sampling_options = together(  # --help lists the last one first
         "--min-tokens",
         type=click.IntRange(0, 2**20),
         default=0,
-        help="Least tokens of an answer.",
+        help="Fewest tokens of an answer.",
     ),
     click.option(
         "--seed", type=click.IntRange(0, 2**63 - 1), help="Seed of the sampling noise; the text depends on it."

@@ -278,16 +278,15 @@ def sentences(advice: Advice) -> list[str]:
         said.append(f"Devices do not pay here: plain decoding makes {plain.goodput_tokens_per_s:.4g} tokens/s.")
     if advice.weighted:
         said.append(
-            "Users have weights here: what is best, and from where on devices pay in rounds, is decided by weighted "
-            "tokens. The figures count all tokens alike, so a row may have fewer than plain decoding."
+            "Users have weights here. Weighted tokens decide what is best and when devices pay in rounds. The figures "
+            "count all tokens alike, so a row may have fewer than plain decoding."
         )
     said.append(_mix(best.decision, "Best without streams" if advice.devices_pay and ahead else "Best here"))
     if streams is not None:
         said.append(
-            "In streams, by a simulation that knows everything, devices and edge make "
-            f"{streams.goodput_tokens_per_s:.4g} tokens/s; "
-            f"{streams.upper_bound_tokens_per_s:.4g} is the most that any schedule can make of streams in which nobody "
-            "gets less than plain decoding gives, or than the site asks for."
+            f"In streams devices and edge make {streams.goodput_tokens_per_s:.4g} tokens/s (simulated, with everything "
+            f"known). No schedule of streams makes more than {streams.upper_bound_tokens_per_s:.4g}, if nobody may get "
+            "less than with plain decoding or than the site asks for."
         )
     if rounds is not None and rounds.goodput_tokens_per_s < 0.99 * best.goodput_tokens_per_s:
         said.append(

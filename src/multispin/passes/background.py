@@ -1,4 +1,4 @@
-"""Work that takes long and may be late: the last result serves until the next one is there."""
+"""Long work in the background; the last result is used until the next one is ready."""
 
 import logging
 from collections.abc import Callable
@@ -14,13 +14,13 @@ log = logging.getLogger(__name__)
 
 
 class Background(Generic[Result]):
-    """Does one piece of work at a time: at once, or in a thread once it has been given one.
+    """Does one piece of work at a time, at once or in a thread.
 
-    A simulation plans at once, as its clock stands still meanwhile. A server plans in a thread, so that nobody waits.
+    A simulation plans at once, since its clock stands still meanwhile. A server plans in a thread: nobody waits.
 
     Args:
-        share: largest share of a processor's time that work in a thread may take; default all of it. What was done
-            first is not counted: it loads libraries.
+        share: largest share of a processor's time that work in a thread may take; default 1. The first work is not
+            counted, since it loads libraries.
 
     """
 
@@ -37,22 +37,22 @@ class Background(Generic[Result]):
 
         Args:
             executor: executor with one thread.
-            clock: returns the processor time of the thread that asks [s]; default none, work costs nothing.
+            clock: returns the processor time of the calling thread [s]; default none: work costs nothing.
 
         """
         self._executor, self._clock = executor, clock or _uncounted
 
     @property
     def idle(self) -> bool:
-        """Whether no work is under way."""
+        """Whether no work is running."""
         return self._future is None
 
     def rested(self, now_s: float) -> bool:
-        """Whether no work is under way, and what was done last has not taken more than its share of the time."""
+        """Whether no work is running, and the last one has not exceeded its share of the time."""
         return self.idle and now_s >= self._rests_until_s
 
     def begin(self, work: Callable[[], Result]) -> None:
-        """Begin some work; there must be none under way."""
+        """Begin some work; none may be running."""
         assert self._future is None
         if self._executor is not None:
             self._future = self._executor.submit(partial(self._timed, work))
@@ -61,7 +61,7 @@ class Background(Generic[Result]):
         self._future.set_result((work(), 0.0))
 
     def take(self, now_s: float = 0.0) -> Result | None:
-        """The result, given once; None while there is none. Work that failed in its thread is logged, and is over."""
+        """The result, returned once; None while there is none. A failure in the thread is logged and has no result."""
         future = self._future
         if future is None or not future.done():
             return None
@@ -69,7 +69,7 @@ class Background(Generic[Result]):
         if future.cancelled():
             return None
         if (error := future.exception()) is not None:
-            log.error("planning failed, and the last plan goes on", exc_info=error)
+            log.error("planning failed; the last plan stays in use", exc_info=error)
             return None
         result, took_s = future.result()
         self._done += 1

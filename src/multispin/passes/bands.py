@@ -1,22 +1,22 @@
-"""Bands of streams: over how much of the uplink each device may send. Does not know windows, texts or messages.
+"""Bands of streams: each device's share of the uplink. This file knows nothing of windows, texts or messages.
 
-The band is split by the best rates (`control.exact.fluid`) once these are known, and evenly before. It is split again
-only when that matters to somebody, because each change has to be told.
+The band is split by the best rates (`control.exact.fluid`) once they are known, and evenly before. It is split again
+only if some share changes enough, because each change costs a message.
 """
 
 from collections.abc import Collection, Mapping
 
 SHARES = tuple(sorted({round(1.2**k) for k in range(60)}))
-"""An even split is made for one of these numbers of devices, so that it changes seldom as devices come and go."""
+"""Numbers of devices for which an even split is made, so that it seldom changes as devices come and go."""
 EVEN = 0.25
-"""This part of the band is split evenly. What is known of a device may be wrong, or may change, and from a device
-without a band nothing is learned."""
+"""Part of the band that is split evenly. What is known of a device may be wrong or change, and a device without a band
+teaches nothing."""
 SPARE = 0.05
-"""This part of the band is kept for who comes next, and for trials of devices that do not draft."""
+"""Part of the band that is kept for newcomers and for trials of devices that do not draft."""
 LEAST_LENT = 0.005
-"""Nothing is lent if a smaller share of the band than this is spare."""
+"""Smallest spare share of the band of which anything is lent."""
 BAND_CHANGE = 0.25
-"""The band is split again when somebody's share changes by more than this."""
+"""Relative change of a share from which on the band is split again."""
 
 
 class Bands:
@@ -29,7 +29,7 @@ class Bands:
 
     def __init__(self, bandwidth_hz: float) -> None:
         self._whole_hz = bandwidth_hz
-        self._best: Mapping[int, float] | None = None  # B_k of the best rates, as they were seen last [Hz]
+        self._best: Mapping[int, float] | None = None  # B_k of the best rates at the last look [Hz]
         self._counted = 0  # devices that an even split is for
         self._of: dict[int, float] = {}
         self._lent: dict[int, float] = {}
@@ -93,16 +93,16 @@ class Bands:
         self._lent.pop(session, None)
 
     def give_up(self, session: int) -> None:
-        """Take the share of a device that now drafts in trials only. The share may be lent for trials."""
+        """Take back the share of a device that now drafts in trials only. The share may be lent for trials."""
         self._of.pop(session, None)
 
     def take_back_but_from(self, tried: Collection[int]) -> None:
-        """Take back what was lent to others than these sessions: some have gone in the middle of their trial."""
+        """Take back what was lent to sessions that are gone, keeping the loans of `tried`."""
         for session in [session for session in self._lent if session not in tried]:
             del self._lent[session]
 
     def _split(self, shares_hz: dict[int, float]) -> bool:
-        """Split the band anew, trials included: they keep what is left. Returns that others' shares have changed."""
+        """Split the band again; trials keep what is left of it. Returns True, since others' shares have changed."""
         self._of = shares_hz
         lent_hz, left_hz = sum(self._lent.values()), self._whole_hz - sum(shares_hz.values())
         if lent_hz > left_hz:
@@ -116,7 +116,7 @@ class Bands:
         return changed
 
     def _target(self, drafting: Collection[int]) -> dict[int, float]:
-        """The split: by the best rates, a part of it evenly. Who is not in them counts like the mean of the others."""
+        """The split by the best rates, partly even. A session without a rate counts like the others' mean."""
         if not drafting:
             return {}
         known = [hz for session in drafting if (hz := (self._best or {}).get(session)) is not None]

@@ -1,15 +1,15 @@
-"""Passes without drafts of the edge now and then, so that the cost of a token is known apart from that of a pass.
+"""Occasional passes without the edge's drafts, so that the cost of a token can be told from the cost of a pass.
 
-If the edge's drafter drafts as many tokens for everybody in every pass, durations show only the sum of both costs. An
-edge that believes a token to cost much then goes on with short drafts for ever, and never learns that it costs little.
+If the edge drafts equally many tokens in every pass, durations show only the sum of both costs. An edge that
+overestimates the cost of a token would then make short drafts for ever, and never learn the true cost.
 
-Does not know sessions, prices or times.
+This file knows nothing of sessions, prices or times.
 """
 
 FIRST_BARE_AFTER, LAST_BARE_AFTER = 8, 128
 """After 8 similar passes one has no drafts of the edge. The next comes after twice as many, and so on up to 128."""
 TOKENS_DIFFER = 0.25
-"""If the number of drafted tokens differs from that of the pass before by at least this share, both costs show."""
+"""Relative change in the number of drafted tokens, from one pass to the next, that shows both costs."""
 
 
 class BarePasses:
@@ -21,10 +21,10 @@ class BarePasses:
         self._most_alike = FIRST_BARE_AFTER
 
     def due(self, drafted: int) -> bool:
-        """Whether the pass to come should go without drafts of the edge. To be asked once for each pass.
+        """Whether the next pass should go without the edge's drafts. Call this once for each pass.
 
         Args:
-            drafted: tokens that the edge would draft for it [tokens].
+            drafted: number of tokens that the edge would draft for it.
 
         """
         if not drafted or abs(drafted - self._drafted) >= TOKENS_DIFFER * self._drafted:

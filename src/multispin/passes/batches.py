@@ -1,4 +1,4 @@
-"""The contents of a pass: drafts, and as many tokens of prompts as may ride along."""
+"""The contents of a pass: drafts, and as many prompt tokens as may ride along."""
 
 from collections.abc import Sequence
 
@@ -20,13 +20,13 @@ def collect(state: EdgeState, number: int, drafts: Sequence[Job], planned_s: flo
         number: number of the round or pass.
         drafts: the sessions' drafts, see `pending_job` and `job_of`.
         planned_s: planned time of a round [s]: prompts may lengthen the round by the share `prefill_share` of it;
-            default 0: of the pass's own time.
+            default 0: the share is of the pass's own time.
 
     """
     jobs = sorted(drafts, key=lambda job: job.session)
     waiting = [seat for seat in state.seats if prompt_due(state, seat)]
     budget = _prompt_budget(state, jobs, planned_s) if waiting else 0
-    # Whose text has had its slot longest comes first: who opens one prompt after the other waits like all others.
+    # The text that got its slot first comes first, so a client that opens many prompts waits like everybody else.
     for seat in sorted(waiting, key=lambda seat: seat.turn):
         left = prompt_due(state, seat)
         if budget and seat.slot is not None and seat.session.request is not None:
@@ -39,12 +39,12 @@ def collect(state: EdgeState, number: int, drafts: Sequence[Job], planned_s: flo
 
 
 def prompt_due(state: EdgeState, seat: Seat) -> int:
-    """Tokens to be read now. A lost device's text is read on when it is back, if it still has its slot then."""
+    """Number of prompt tokens to read now. A lost device's prompt is read on when it is back and still has its slot."""
     return state.seats.unread(seat) if seat.connected else 0
 
 
 def _prompt_budget(state: EdgeState, drafts: Sequence[Job], planned_s: float) -> int:
-    """Most prompt tokens for a pass: they lengthen it by at most `prefill_share`, as far as their cost is known."""
+    """Most prompt tokens for a pass: by their known cost, they lengthen it by at most `prefill_share`."""
     verification, share = state.controller.beliefs.verification, state.limits.prefill_share
     tokens = sum(len(job.feed.tokens) for job in drafts)
     known = max(UNSEEN_PREFILL_TOKENS, int((1.0 + share) * verification.most_tokens) - tokens)
@@ -58,7 +58,7 @@ def _prompt_budget(state: EdgeState, drafts: Sequence[Job], planned_s: float) ->
 
 
 def masked_feed(job: Job) -> Feed | Failure:
-    """A job's tokens with what its grammar allows at their positions; a Failure where the grammar cannot tell."""
+    """A job's tokens with the ids that its grammar allows at each position; a Failure if the grammar cannot tell."""
     if job.matcher is None or job.feed.params is None:
         return job.feed
     try:

@@ -1,7 +1,7 @@
-"""The controller's beliefs about sessions and verifier: the seam between learning and planning.
+"""The controller's beliefs about sessions and verifier: the interface between learning and planning.
 
-A running edge learns (`LearnedBeliefs`, on the estimators). A simulation may know the truth instead, or a part of it.
-Neither knows policies, plans or rounds.
+A running edge learns (`LearnedBeliefs`, with the estimators). A simulation may know all or part of the truth instead.
+Beliefs know nothing of policies, plans or rounds.
 """
 
 import math
@@ -22,12 +22,12 @@ View = tuple[float, float, float]
 """Inputs of a session's best draft length: α, T^S [s], and the band times time that a token needs, Q/r [Hz·s]."""
 
 _EDGE_STEP_PRIOR_S = (0.004, 0.0004)
-"""Time of a drafting step of the edge, and of each token in it, before any was seen [s]."""
+"""Assumed time of a drafting step of the edge, and of each token in it, before any was measured [s]."""
 
 _EDGE_SHARED_TRIALS = 16.0
-"""A session's own acceptance of the edge's drafts counts as much as that of all sessions after this many trials …"""
+"""Number of trials after which a session's own acceptance of the edge's drafts has half of the weight …"""
 _EDGE_HALF_LIFE_TRIALS = 400.0
-"""… and half as much after this many trials of others: who got no drafts for long is believed to be like the others."""
+"""… and number of other sessions' trials that halves this weight: a session long without drafts counts as average."""
 
 
 class Believed(Protocol):
@@ -35,9 +35,9 @@ class Believed(Protocol):
 
     @property
     def leaves_out(self) -> bool:
-        """Whether a device that is not worth waiting for may be left out of the drafting.
+        """Whether a device that is not worth waiting for may be left out.
 
-        It may not where all is known, nor where a scenario asks for every device's drafts.
+        It may not if the truth is known, nor if a scenario asks for every device's drafts.
         """
 
     def view(self, session: int, length: int) -> View:
@@ -53,10 +53,10 @@ class Believed(Protocol):
         """The planner's device.
 
         Args:
-            session: its number, which becomes the device's name.
-            room: longest draft of the device that makes sense [tokens].
-            length: the draft's fixed bits are charged as if it were this long [tokens].
-            edge_room: longest draft of the edge's own drafter that makes sense [tokens]; default 0.
+            session: number of the session, which becomes the device's name.
+            room: longest useful draft of the device [tokens].
+            length: length of the draft over which its fixed bits are spread [tokens].
+            edge_room: longest useful draft of the edge's own drafter [tokens]; default 0.
 
         """
 
@@ -64,14 +64,14 @@ class Believed(Protocol):
         """The planner's verifier."""
 
     def edge_drafter(self) -> EdgeDrafter:
-        """The planner's view of the edge's own drafter; means nothing where there is none."""
+        """The planner's view of the edge's own drafter; meaningless without one."""
 
 
 class Beliefs(Believed, Protocol):
-    """The beliefs, and the observations that they take in.
+    """Beliefs that learn from observations.
 
     Attributes:
-        verification: estimator of the time that verifications take, as they were observed.
+        verification: estimator of the time of verifications, from observations.
 
     """
 
@@ -95,8 +95,8 @@ class Beliefs(Believed, Protocol):
 
         Args:
             session: number of the session.
-            token_bits: most bits of one drafted token [bit]; default None: an id's.
-            refusal_bits: most further bits that a refused draft sends up [bit]; default 0.
+            token_bits: most bits of one drafted token [bit]; default None: those of an id.
+            refusal_bits: most additional uplink bits of a refused draft [bit]; default 0.
 
         """
 
@@ -110,13 +110,13 @@ class Beliefs(Believed, Protocol):
             length: number of drafted tokens.
             draft_s: time that the device says it spent drafting [s].
             frame_bits: size of the frame on the wire [bit].
-            bandwidth_hz: band that had been granted [Hz].
+            bandwidth_hz: granted bandwidth [Hz].
             upload_s: time between the end of drafting and the arrival [s].
 
         """
 
     def observe_distribution(self, session: int, frame_bits: int) -> None:
-        """Learn what a refusal costs from the frame of a distribution that came up after one [bit]."""
+        """Learn the cost of a refusal from the frame of the distribution that followed it [bit]."""
 
     def observe_outcome(self, session: int, drafted: int, accepted: int) -> None:
         """Learn from a device's draft that was verified.
@@ -124,12 +124,12 @@ class Beliefs(Believed, Protocol):
         Args:
             session: number of the session.
             drafted: tokens of the draft.
-            accepted: how many of them stand, from the first on.
+            accepted: number of accepted tokens.
 
         """
 
     def renew(self, session: int) -> None:
-        """Forget how often its device's tokens were accepted: it has changed."""
+        """Forget the acceptance of a device's tokens, since the device has changed."""
 
     def observe_verification(self, devices: int, tokens: int, seconds: float) -> None:
         """Learn from a pass.
@@ -137,7 +137,7 @@ class Beliefs(Believed, Protocol):
         Args:
             devices: number of sessions in the batch.
             tokens: tokens fed for them.
-            seconds: how long it took [s].
+            seconds: time of the verification [s].
 
         """
 
@@ -146,7 +146,7 @@ class Beliefs(Believed, Protocol):
 
         Args:
             lengths: draft length of each session [tokens].
-            seconds: how long all of them took [s].
+            seconds: time of all drafts together [s].
 
         """
 
@@ -163,7 +163,7 @@ class Beliefs(Believed, Protocol):
         """Expected time to send this many bits over a band [s]."""
 
     def snapshot(self, sessions: Sequence[int]) -> Believed:
-        """The beliefs about these sessions now. The result does not change, so that another thread may plan from it."""
+        """The present beliefs about these sessions, unchanging, so that another thread may plan from them."""
 
 
 class _Estimates:
@@ -188,11 +188,11 @@ class _Estimates:
         self.speed = DraftSpeedEstimator(prior_seconds_per_token=seconds_per_token)
         self.link = LinkEstimator(prior_spectral_efficiency=spectral_efficiency)
         self.round_trip = RoundTripEstimator(prior_spectral_efficiency=spectral_efficiency)
-        self.edge_acceptance: AcceptanceEstimator | None = None  # None: no draft of the edge was verified yet
-        self.edge_trials = 0.0  # of all sessions, when its last one was verified
-        self.belief: _Belief | None = None  # what follows from the others; None: to be found again
+        self.edge_acceptance: AcceptanceEstimator | None = None  # None before any draft of the edge was verified
+        self.edge_trials = 0.0  # trials of all sessions when its last one was verified
+        self.belief: _Belief | None = None  # computed from the others; None: to be computed again
         self.most_token_bits = self.token_bits = self.refusal_bits = 0.0
-        self.overhead_bits = frame_bits  # of a draft's frame beyond its tokens
+        self.overhead_bits = frame_bits  # bits of a draft's frame beside its tokens
 
 
 class _Belief(NamedTuple):
@@ -205,8 +205,8 @@ class _Belief(NamedTuple):
         delay_s: one-way delay [s].
         token_bits: payload of one drafted token [bit].
         overhead_bits: size of a draft's frame beyond its tokens [bit].
-        refusal_bits: that a refused draft sends up [bit].
-        edge_acceptance_rate: α of the edge's own drafter; None: as for all sessions.
+        refusal_bits: additional uplink bits of a refused draft [bit].
+        edge_acceptance_rate: α of the edge's own drafter; None: that of all sessions.
 
     """
 
@@ -281,13 +281,13 @@ class _Snapshot:
 
 
 class LearnedBeliefs:
-    """Beliefs from what was observed, beginning with what each device says of itself.
+    """Beliefs learned from observations, beginning with each device's own estimates.
 
     Args:
         bits_per_id: bits of one drafted id on the air.
         max_draft_length: longest draft that may be granted [tokens].
         frame_bits: frame overhead per draft [bit], assumed until a device's own is measured; default 0.
-        delays: whether a link's delay is told from its rate; by default all time on the way counts as transmission.
+        delays: whether to estimate a link's delay apart from its rate; default False: all time counts as transmission.
 
     """
 
@@ -296,16 +296,16 @@ class LearnedBeliefs:
     ) -> None:
         self.leaves_out = True
         self.verification = VerificationEstimator()
-        # Drafting steps take the place of devices and drafted tokens that of tokens: nothing else costs time.
+        # The same model as for verification, with drafting steps for devices and drafted tokens for tokens.
         self._edge_time = VerificationEstimator(0.0, *_EDGE_STEP_PRIOR_S)
-        self._edge_acceptance = AcceptanceEstimator()  # of all sessions together
+        self._edge_acceptance = AcceptanceEstimator()  # over all sessions
         self._edge_trials = 0.0
         self._delays = delays
         self._bits_per_id = bits_per_id
         self._max_draft_length = max_draft_length
         self._frame_bits = frame_bits
         self._sessions: dict[int, _Estimates] = {}
-        self._verifier: Verification | None = None  # None: to be made again
+        self._verifier: Verification | None = None  # None: to be computed again
         self._edge_drafter: EdgeDrafter | None = None
 
     def join(self, session: int, seconds_per_token: float, spectral_efficiency: float) -> None:
@@ -332,7 +332,7 @@ class LearnedBeliefs:
         known = self._changing(session)
         # A device cannot have drafted for longer than it took.
         known.speed.observe(length, min(draft_s, max(0.0, draft_s + upload_s)))
-        # Distributions are often shorter than they may be: then what the last draft took is believed.
+        # Distributions are often shorter than their limit, so the size of the last draft is believed.
         known.token_bits = min(known.most_token_bits, frame_bits / length)
         known.overhead_bits = max(0.0, frame_bits - length * known.most_token_bits)
         if bandwidth_hz > 0 and upload_s > 0:
@@ -380,7 +380,7 @@ class LearnedBeliefs:
         return self._sessions[session].acceptance.rate
 
     def seconds_per_token(self, session: int) -> float:
-        """The estimate of T^S [s]: what the device says that drafting takes it."""
+        """The estimate of T^S [s], from the drafting times that the device reports."""
         return self._sessions[session].speed.seconds_per_token
 
     def upload_s(self, session: int, bits: float, bandwidth_hz: float) -> float:
@@ -424,7 +424,7 @@ class LearnedBeliefs:
         return self._edge_drafter
 
     def _changing(self, session: int) -> _Estimates:
-        """The estimators of a session, which are about to change."""
+        """The estimators of a session, for changing them."""
         known = self._sessions[session]
         known.belief = None
         return known
@@ -450,7 +450,7 @@ class LearnedBeliefs:
         )
 
     def _edge_rate(self, known: _Estimates) -> float | None:
-        """α of the edge's drafts for a session: its own, as far as it is known and new, else that of all sessions."""
+        """α of the edge's drafts for a session: its own as far as it is known and recent, else that of all sessions."""
         if known.edge_acceptance is None:
             return None
         age = (self._edge_trials - known.edge_trials) / _EDGE_HALF_LIFE_TRIALS

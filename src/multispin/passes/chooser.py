@@ -1,7 +1,7 @@
 """Who drafts for each session until the next plan: the thin shell around `control.decide`.
 
-It decides again when beliefs have drifted, but not too often. It keeps the choices meanwhile, and adds probes of
-what is not used. It does not know slots, tokens or messages.
+It decides again when beliefs have drifted, but not too often. Meanwhile it keeps the choices, and adds probes of
+drafters that are not used. It knows nothing of slots, tokens or messages.
 """
 
 from collections import Counter
@@ -18,27 +18,27 @@ from multispin.passes.probing import PROBE_LENGTH, Probes
 from multispin.passes.turns import Turns
 
 LEAST_TOLERANCE = 0.05
-"""A decision is kept while beliefs have drifted by no more than this, or than the settings' tolerance."""
+"""Greatest drift of beliefs for which a decision is kept, or the settings' tolerance if that is greater."""
 PROBES_AT_ONCE = 8
 """One of this many sessions may be probed at a time, and at least one."""
 PROBE_BAND = 0.1
-"""Share of the band that probes have together while other devices draft …"""
+"""Share of the band for all probes together while other devices draft …"""
 IDLE_PROBE_BAND = 0.5
-"""… and while none does. Probes still hold their share when the next plan is made, so they must leave it some band."""
+"""… and while none does. Probes still hold their share when the next plan is made, so some band must be left for it."""
 EDGE_SHARE = 0.01
-"""Most of the time that probes of the edge's drafter take in the long run: all sessions of a pass wait for them."""
+"""Largest share of the time for probes of the edge's drafter in the long run, for which all sessions of a pass wait."""
 _LOOKED_AT = 64
-"""Sessions whose beliefs are looked at to tell whether to decide again."""
+"""Number of sessions whose beliefs are compared to see whether to decide again."""
 _EDGE = -1
 """Key of the edge's own drafter among the probes."""
 
 Made = Callable[[Sequence[Member], Sequence[int]], tuple[Scenario, Plan]]
-"""The scenario of some members, and the plan that follows from their devices' draft lengths."""
+"""Makes the scenario of some members, and the plan for given draft lengths of their devices."""
 
 
 @dataclass(frozen=True)
 class _LastDecision:
-    """A decision, and what it was made from.
+    """A decision and its inputs.
 
     Attributes:
         decision: decision of `control.decide`.
@@ -47,8 +47,8 @@ class _LastDecision:
         views: beliefs about the sessions and the edge's drafter at that time.
         delays_s: believed one-way delays of the sessions at that time [s].
         verify_s: believed time of a verification of everybody [s].
-        edge_room: longest draft of the edge that made sense for anybody [tokens].
-        at_s: time at which it was made [s].
+        edge_room: longest useful draft of the edge for any session [tokens].
+        at_s: time of the decision [s].
 
     """
 
@@ -63,7 +63,7 @@ class _LastDecision:
 
 
 class Chooser:
-    """Chooses who drafts, by what is believed.
+    """Chooses who drafts, from beliefs.
 
     Args:
         mode: "plain", "edge" or "mixture".
@@ -88,9 +88,9 @@ class Chooser:
         self._latest: tuple[object, RoundPlan] | None = None
 
     def plan(self, members: Sequence[Member], now_s: float, made: Made) -> RoundPlan:
-        """The task of each member until the next plan."""
+        """The plan: each member's task until the next plan."""
         basis = self._basis
-        if basis is None:  # nobody need draft, or nobody knows yet
+        if basis is None:  # nobody drafts, or nothing is known yet
             pass_s = self._verify_s(members)
             sessions = tuple(SessionPlan(member.session, 0, 0.0, NOBODY) for member in members)
             return RoundPlan(sessions, pass_s, len(members) / pass_s, 0.0)
@@ -105,12 +105,12 @@ class Chooser:
         return self._with_probes(plan, trusted if self._mode == "edge" else members, now_s)
 
     def trusted(self, members: Sequence[Member]) -> list[Member]:
-        """The members; devices that may not draft, or whose last draft never came, have no room."""
+        """The members, without room for devices that may not draft or whose last draft never came."""
         return [m._replace(room=0) if self._mode == "edge" or self.probes.distrusted(m.session) else m for m in members]
 
     @property
     def decision(self) -> Decision | None:
-        """The decision that serves now; None before the first."""
+        """The present decision; None before the first."""
         return None if self._basis is None else self._basis.decision
 
     def adopt(self, chosen: Mapping[Member, Choice], decision: Decision, at_s: float) -> None:
@@ -144,9 +144,9 @@ class Chooser:
         )
 
     def _chosen(self, basis: _LastDecision, member: Member) -> tuple[str, int]:
-        """Drafter and draft length of a session; a newcomer gets what is usual, and nobody more than there is room for.
+        """Drafter and draft length of a session, limited by its room. A newcomer gets the usual ones.
 
-        A newcomer's draft is no longer than its device makes in the time that the others' drafts take.
+        A newcomer's draft is only as long as its device can make in the time of the others' drafts.
         """
         drafter, length = self._choices.get(member.session) or (basis.usual[0], -1)
         if drafter == DEVICE and not member.room:
@@ -164,7 +164,7 @@ class Chooser:
     def _carried_out(
         self, basis: _LastDecision, members: Sequence[Member], chosen: Sequence[tuple[str, int]], made: Made
     ) -> RoundPlan:
-        """The plan that follows from everybody's drafter and draft length."""
+        """The plan for these drafters and draft lengths."""
         lengths = [length if drafter == DEVICE else 0 for drafter, length in chosen]
         bands, phase_s, round_s = [0.0] * len(members), 0.0, basis.decision.period_s
         if any(lengths):
@@ -192,7 +192,7 @@ class Chooser:
     # Probes -------------------------------------------------------------------------------------------------------
 
     def _with_probes(self, plan: RoundPlan, members: Sequence[Member], now_s: float) -> RoundPlan:
-        """The plan, with short drafts of devices that do not draft, and of the edge if it does not, where due."""
+        """The plan with probes that are due, of devices that do not draft and of the edge's drafter if it does not."""
         plan = self.with_trials(plan, members, now_s)
         if self._turns.under_way:  # their texts have ended before it drafted for them
             self._turns.clear()
@@ -203,7 +203,7 @@ class Chooser:
         if not self._turns.owed and not self._edge_probes.due(_EDGE, now_s):
             return plan
         edge_idle = any(session.drafter == NOBODY for session, _ in able)
-        # Where every device drafts, a probe takes the place of a device's draft, and costs a period of these sessions.
+        # If every device drafts, a probe replaces a device's draft, and costs these sessions a period.
         rooms = {m.session: m.edge_room for session, m in able if not edge_idle or session.drafter == NOBODY}
         most = max(PROBES_AT_ONCE, len(members) // PROBES_AT_ONCE)
         edge = self._turns.once_more(list(rooms)) or self._turns.next(list(rooms), most)
@@ -222,13 +222,13 @@ class Chooser:
     def with_trials(
         self, plan: RoundPlan, members: Sequence[Member], now_s: float, *, in_turns: bool = False
     ) -> RoundPlan:
-        """The plan, with short drafts of devices that do not draft, where these are due and have a chance to come.
+        """The plan with probes of devices that do not draft, if they are due and likely to arrive.
 
         Args:
             plan: the plan that was made.
-            members: whom it is for.
+            members: members of the plan.
             now_s: present time of the driver's clock [s].
-            in_turns: whether devices send in turns, so that nobody has to share the band with a trial; default no.
+            in_turns: whether devices send in turns, so that a probe shares nobody's band; default False.
 
         """
         sessions = list(plan.sessions)
@@ -247,7 +247,7 @@ class Chooser:
         begun: dict[int, SessionPlan] = {}
         for index in sorted(able, key=lambda k: self.probes.due_since_s(members[k].session)):
             number, probe = members[index].session, self._probe(members[index], band_hz)
-            # Where the text does not show what would have been accepted, the session waits for its probe.
+            # If the text does not show what would have been accepted, the session waits for its probe.
             beside = members[index].comparable and self._mode != "rounds"
             lost = shared * PROBE_BAND / count + (0.0 if beside else 1.0 / len(members))
             if probe.expected_s > MOST_DRAFT_S:
@@ -269,12 +269,12 @@ class Chooser:
         return Probe(length, band_hz, 2.0 * device.delay_s + length * device.seconds_per_token + air_s)
 
     def edge_drafted(self, now_s: float, timed: bool = True) -> None:
-        """The edge's drafter has drafted.
+        """Note that the edge's drafter has drafted.
 
         Args:
             now_s: present time of the driver's clock [s].
-            timed: whether the time that it took says how fast it drafts; default yes. If not, a probe is made once
-                more in the next pass: later, its sessions would have text to read again, and it would never be timed.
+            timed: whether the time that it took shows how fast it drafts; default True. If not, the probe is repeated
+                in the next pass. Later its sessions would have text to read again, and it would never be timed.
 
         """
         self._turns.drafted(timed)
@@ -334,12 +334,12 @@ def _edge_room(members: Sequence[Member]) -> int:
 
 
 def _without_edge(session: SessionPlan) -> SessionPlan:
-    """The session, for which the edge drafts nothing."""
+    """The session's plan without a draft of the edge."""
     return session if session.drafter != EDGE else SessionPlan(session.session, 0, 0.0, NOBODY)
 
 
 def _longer(plan: RoundPlan, by: float) -> RoundPlan:
-    """The plan where drafts may take longer by a factor; nobody counts as late who only had a narrower band."""
+    """The plan with drafts' times longer by a factor, so that a device with a narrower band does not count as late."""
     phase_s = plan.round_s if plan.phase_s is None else plan.phase_s
     longer_s = None if plan.phase_s is None else by * phase_s
     return replace(plan, round_s=plan.round_s + (by - 1.0) * phase_s, phase_s=longer_s)

@@ -1,7 +1,7 @@
-"""The controller: beliefs in, everybody's draft length and band for the next round out.
+"""The controller: plans everybody's draft length and band for the next round from beliefs.
 
-It decides when to plan again, and what serves until the new plan is there; `passes.planning` makes plans. Does not know
-sockets, tokens or slots, nor where its beliefs come from.
+It decides when to plan again, and what is used until the new plan is ready; `passes.planning` makes plans. It knows
+nothing of sockets, tokens or slots, nor where its beliefs come from.
 """
 
 import math
@@ -24,17 +24,17 @@ from multispin.passes.settings import ControllerSettings
 _GUESS_EVERY = 8
 """For the same sessions, try the usual lengths only in every 8th plan: each costs one more solve."""
 _PLANNING = 0.01
-"""Plans that are made in a thread take at most this share of a processor: they take Python's lock, too."""
+"""Largest share of a processor for plans made in a thread, which also take Python's lock."""
 _LOOKED_AT = 64
-"""Sessions whose beliefs are looked at in every round to tell whether to plan again."""
+"""Number of sessions whose beliefs are compared in every round to see whether to plan again."""
 _MANY = 32
-"""Beyond this many sessions a search begins with the last plan's lengths; below, it is quick and exact anyway."""
+"""Number of sessions from which on a search begins with the last plan's lengths; with fewer it is quick and exact."""
 _FIRST_LENGTH = 4
 """Draft length assumed of a session before its first plan."""
 _FIRST_PHASE_S = 2.0
-"""Before the first plan, drafts may take this long, by what is believed then [s]."""
+"""Longest expected time of a draft before the first plan [s]."""
 _AS_LONG = 2.0
-"""A newcomer's draft may take this many times as long as the others' drafts."""
+"""Longest time of a newcomer's draft, as a multiple of the others' drafts."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,10 @@ class _FreshPlan:
 
     Attributes:
         members: sessions that the plan is for.
-        reserved_hz: band that was not there [Hz].
+        reserved_hz: band that was not available [Hz].
         beliefs: beliefs about them at that time.
         plan: the plan for all of their devices.
-        given: whether its draft lengths were given, so that it is no basis for others.
+        given: whether its draft lengths were given, so that it cannot be the basis of later plans.
         decision: the decision who drafts; None in mode "rounds".
         at_s: time at which it was begun [s].
 
@@ -63,14 +63,14 @@ class _FreshPlan:
 
 @dataclass(frozen=True)
 class _LastPlan:
-    """A plan from scratch, and what it was made from.
+    """A plan from scratch, and its inputs.
 
     Attributes:
         plan: the plan that was made.
         views: beliefs about its members at that time, by session.
-        lengths: draft lengths that no end of a text has cut short, by session.
+        lengths: draft lengths before any were cut short by the end of a text, by session.
         verify_s: predicted time of its verification [s].
-        band_hz: band that was there to be shared [Hz].
+        band_hz: band that was available [Hz].
 
     """
 
@@ -87,7 +87,7 @@ class _History:
 
     Attributes:
         planned: draft length of the last plan from scratch; at least 1.
-        reactive: draft length by the +2/−1 rule.
+        reactive: draft length of the +2/−1 rule.
 
     """
 
@@ -96,7 +96,7 @@ class _History:
 
 
 class Controller:
-    """Plans every round from what is believed.
+    """Plans every round from beliefs.
 
     Args:
         settings: the operator's settings.
@@ -115,18 +115,16 @@ class Controller:
         self.paying = Paying()
         self._histories: defaultdict[int, _History] = defaultdict(_History)
         self._basis: _LastPlan | None = None
-        self._turn = 0  # which sessions are looked at for drift
-        self._plans = 0  # made from scratch
-        self._latest: tuple[object, RoundPlan] | None = (
-            None  # the last plan, and what must stay the same to use it again
-        )
+        self._turn = 0  # which sessions are compared next
+        self._plans = 0  # number of plans from scratch
+        self._latest: tuple[object, RoundPlan] | None = None  # the last plan, and the conditions for using it again
 
     def plan_in(self, executor: Executor, clock: Callable[[], float] | None = None) -> None:
-        """Make long plans in another thread from now on, one at a time; each serves until the next is made.
+        """Make long plans in another thread from now on, one at a time; each is used until the next is ready.
 
         Args:
             executor: executor with one thread.
-            clock: returns the processor time of the thread that asks [s]; default none, plans cost nothing.
+            clock: returns the processor time of the calling thread [s]; default none: plans cost nothing.
 
         """
         self._background.use(executor, clock)
@@ -134,7 +132,7 @@ class Controller:
 
     @property
     def sessions(self) -> frozenset[int]:
-        """Numbers of the sessions of which anything is remembered."""
+        """Numbers of the remembered sessions."""
         return frozenset(self._histories)
 
     def leave(self, session: int) -> None:
@@ -154,15 +152,14 @@ class Controller:
     def plan(self, members: Sequence[Member], reserved_hz: float = 0.0, now_s: float = 0.0) -> RoundPlan | None:
         """Plan for `members`; None if there are none.
 
-        Modes beside "rounds" choose for each session who drafts (`passes.chooser`). Devices' rounds are planned here:
+        In modes other than "rounds", `passes.chooser` decides for each session who drafts. Rounds are planned here.
 
         Planning takes time, and estimates wander a little with every round. So the draft lengths of the last plan
         made from scratch are kept while the drift since then is within `replan_tolerance`: the mean over the sessions
         (of many, some are looked at) of |Δα| + |ΔT|/T + |ΔA|/A with A = Q/r, where a session that came or went
         counts 1, plus the relative changes of the verification time and of the band. The band is split again if
-        anybody came, went or must draft less. Where plans are made in a thread (`plan_in`), they are kept until a new
-        one is there, and plans take at most `_PLANNING` of a processor. Before the first plan, everybody drafts a few
-        tokens.
+        a session came, went or must draft less. With `plan_in`, a plan is kept until a new one is ready, and planning
+        takes at most `_PLANNING` of a processor. Before the first plan, everybody drafts a few tokens.
 
         Args:
             members: sessions that get a grant.
@@ -197,7 +194,7 @@ class Controller:
         return self._latest[1]
 
     def _frame(self, members: Sequence[Member], reserved_hz: float) -> object:
-        """Conditions under which a plan is used again. Rooms beyond the longest draft are all alike."""
+        """Conditions under which a plan is used again. All rooms beyond the longest draft count as equal."""
         most = self.settings.max_draft_length
         return reserved_hz, tuple((member.session, min(member.room, most)) for member in members)
 
@@ -205,7 +202,7 @@ class Controller:
         return [min(member.room, self._histories[member.session].reactive) for member in members]
 
     def _chosen(self, members: Sequence[Member], reserved_hz: float, now_s: float) -> RoundPlan:
-        """The plan of a mode in which not every device need draft."""
+        """The plan of a mode in which not every device has to draft."""
         trusted = self.chooser.trusted(members)
         if self._background.rested(now_s) and self.chooser.stale(trusted, now_s):
             self._begin(trusted, reserved_hz, now_s)
@@ -216,22 +213,22 @@ class Controller:
         return self.chooser.plan(members, now_s, partial(self._made_of, reserved_hz=reserved_hz))
 
     def _made_of(self, members: Sequence[Member], lengths: Sequence[int], reserved_hz: float) -> tuple[Scenario, Plan]:
-        """The scenario of these members, and the plan that follows from their devices' draft lengths."""
+        """The scenario of these members, and the plan for these draft lengths of their devices."""
         return Planning(self.settings, self.beliefs, reserved_hz).with_lengths(members, lengths)
 
     # Plans from scratch -------------------------------------------------------------------------------------------
 
     def _begin(self, members: Sequence[Member], reserved_hz: float, now_s: float) -> None:
-        """Begin to plan from scratch, from what is believed now.
+        """Begin to plan from scratch, with the present beliefs.
 
-        The usual lengths are tried for sessions that were not planned for together before, and now and then.
+        The usual lengths are tried for sets of sessions that are planned for the first time, and now and then.
         """
         sessions = [member.session for member in members]
         last = [self._histories[session].planned for session in sessions]
         known = self._basis is not None and self._basis.views.keys() == set(sessions)
         usual = not (known and self._plans % _GUESS_EVERY)
         warm = self._basis.plan if self._basis is not None and len(members) > _MANY else None
-        given = None  # lengths that are not to be planned
+        given = None  # lengths that are given, not planned
         if self.settings.mode != "rounds" and not any(member.room for member in members):
             given = [0] * len(members)
         elif self.settings.policy == REACTIVE:
@@ -256,18 +253,18 @@ class Controller:
         self._background.begin(work)
 
     def _take(self, now_s: float) -> _FreshPlan | None:
-        """A plan that has been made since the last look: it is the basis from now on, unless its lengths were given."""
+        """The plan made since the last call, if any. It is the basis of later ones unless its lengths were given."""
         found = self._background.take(now_s)
         if found is None or found.given:
             return found
         for member, device in zip(found.members, found.plan.devices, strict=True):
-            if member.session in self._histories:  # who has left meanwhile stays forgotten
+            if member.session in self._histories:  # sessions that have left stay forgotten
                 self._histories[member.session].planned = max(1, device.draft_length)
         self._basis = self._as_basis(found)
         return found
 
     def _as_basis(self, found: _FreshPlan) -> _LastPlan:
-        """The memory of a plan from scratch: lengths that no end of a text has cut short."""
+        """The record of a plan from scratch, with lengths before the end of a text cut any short."""
         planned = [device.draft_length for device in found.plan.devices]
         cut = [member.room < self.settings.max_draft_length for member in found.members]
         whole = [length for length, short in zip(planned, cut, strict=True) if length and not short]
@@ -286,7 +283,7 @@ class Controller:
         return _LastPlan(found.plan, views, lengths, planning.verify_s(lengths), planning.band_hz)
 
     def _kept(self, members: Sequence[Member], reserved_hz: float) -> list[int]:
-        """The lengths of an earlier plan, as far as there is room for them; newcomers get what is usual.
+        """The lengths of an earlier plan, limited by each session's room. Newcomers get the usual length.
 
         A newcomer's draft is no longer than its device makes in the time that the others' drafts take.
         """
@@ -308,13 +305,13 @@ class Controller:
         return lengths
 
     def _drift(self, members: Sequence[Member], reserved_hz: float) -> float:
-        """How far beliefs have moved since a plan was made; `plan` has the formula."""
+        """How far beliefs have drifted since the last plan; `plan` has the formula."""
         basis = self._basis
         if basis is None:
             return math.inf
         known = [member.session for member in members if member.session in basis.views]
         changed = len(members) + len(basis.views) - 2 * len(known)
-        # A mean over a thousand is known well enough from some of them; others are looked at every time.
+        # Some of a thousand sessions suffice for a mean; the sample changes every time.
         self._turn += 1
         step = -(-len(known) // _LOOKED_AT) if known else 1
         looked_at = known[self._turn % step :: step]

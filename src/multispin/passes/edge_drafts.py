@@ -1,4 +1,4 @@
-"""Drafts of the edge's own drafter: what it is asked for before a pass, and what is done with what it drafted."""
+"""Drafts of the edge's own drafter: its tasks before a pass, and what is done with its drafts."""
 
 from collections.abc import Sequence
 
@@ -9,17 +9,17 @@ from multispin.protocol import Pending
 from multispin.speculation import AheadMatcher, BatchDrafter, DraftAsk
 
 UNTIMED_LENGTH = 2
-"""Until it was seen how long the edge's drafter takes, it drafts no further: what is believed before is a guess."""
+"""Longest draft of the edge's drafter before its time was measured [tokens], since its cost is only a guess."""
 PROMPT_LENGTH = 32
-"""A draft that has more tokens of its text to read first says nothing of the time of drafting [tokens]."""
+"""Most unread tokens of a text for which the time of a draft still shows the speed of drafting [tokens]."""
 
 
 class EdgeDrafts:
     """The edge's own drafter at work for the sessions.
 
     Attributes:
-        timed: whether it was seen how long a draft takes.
-        reads: whether its last draft had a prompt to read first, so that its time says nothing of drafting.
+        timed: whether the time of a draft has been measured.
+        reads: whether the last draft had to read a prompt first, so that its time does not show the speed of drafting.
 
     Args:
         state: sessions and messages that the parts of the loop share.
@@ -30,13 +30,13 @@ class EdgeDrafts:
     def __init__(self, state: EdgeState, drafter: BatchDrafter) -> None:
         self._state = state
         self._drafter = drafter
-        # The drafter's slot for each of the engine's: it knows by its texts when another session has come into one.
+        # One drafter slot for each engine slot. The drafter sees from its text when another session uses a slot.
         self._slots = [drafter.open() for _ in range(state.engine.slots)]
         self.timed = False
         self.reads = False
 
     def room(self, room: int) -> int:
-        """Longest draft of the drafter that makes sense where this many more tokens fit."""
+        """Longest useful draft of the drafter if this many more tokens fit [tokens]."""
         return room if self.timed else min(room, UNTIMED_LENGTH)
 
     def wanted(self) -> DraftHere | None:
@@ -53,7 +53,7 @@ class EdgeDrafts:
         """The drafter's task; None if there is nothing to draft.
 
         Args:
-            wanted: sessions, the text after which to draft for each, and how many tokens.
+            wanted: for each session its seat, the text to draft after, and the number of tokens.
 
         """
         asks = []
@@ -67,14 +67,14 @@ class EdgeDrafts:
                 asks.append(EdgeAsk(seat.session.number, ask, form))
         if not asks:
             return None
-        # What its device drafted, and what was accepted of it, is new in almost every pass of a stream: reading that is
-        # part of the time. A prompt, or what came while nobody asked for drafts, is not.
+        # A stream has new device tokens in almost every pass, so reading them is part of the drafting time. Reading a
+        # prompt, or text that came while no drafts were asked for, is not.
         self.reads = any(self._drafter.unread(each.ask.slot, each.ask.committed) > PROMPT_LENGTH for each in asks)
         self._state.seats.begin_batch(self._state.seats[each.session].slot or 0 for each in asks)
         return DraftHere(tuple(asks))
 
     def draft(self, step: DraftHere) -> list[EdgeDraft]:
-        """Run the edge's own drafter. Slow; safe to run in another thread, the one of `verify`."""
+        """Run the edge's own drafter. Slow; may run in another thread, the same as `verify`."""
         drafter, found = self._drafter, dict[int, EdgeDraft]()
         plain = [each for each in step.asks if each.form is None]
         for each, ids in zip(plain, drafter.draft([each.ask for each in plain]) if plain else [], strict=True):
@@ -88,14 +88,14 @@ class EdgeDrafts:
         return [found[each.session] for each in step.asks]
 
     def drafted(self, step: DraftHere, drafts: Sequence[EdgeDraft], draft_s: float, now_s: float) -> None:
-        """Take what the edge's own drafter drafted, one draft per ask; it took `draft_s`."""
+        """Take the drafts of the edge's own drafter, one per ask; `draft_s` is their time [s]."""
         self._state.seats.end_batch()
         for each, (ids, distributions) in zip(step.asks, drafts, strict=True):
             seat = self._state.seats.get(each.session)
             if seat is not None and seat.to_draft and isinstance(seat.session.stage, Pending):
                 seat.to_draft = 0
                 seat.session.draft_here(ids, distributions)
-        if not self.reads and any(ids for ids, _ in drafts):  # a drafter that has failed was not timed
+        if not self.reads and any(ids for ids, _ in drafts):  # a failed draft is not timed
             self.timed = True
             self._state.controller.beliefs.observe_edge_draft([len(ids) for ids, _ in drafts], draft_s)
         self._state.controller.chooser.edge_drafted(now_s, timed=not self.reads)

@@ -1,10 +1,10 @@
-"""When the edge's own drafter is tried although its drafts do not seem to pay, so that what is believed of it is true.
+"""When to try the edge's own drafter although it does not seem to pay, so that beliefs about it stay true.
 
 Before it has drafted, only a guess is known of it. So where no ride of a pass has a draft of the edge, some of them
 get a short one now and then, ever more seldom (`probing`): trials take at most `COST_SHARE` of the time in the long
 run, the verification of their tokens included, which may take longer than the drafting.
 
-Does not know prices or texts.
+This file knows nothing of prices and texts.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ AT_ONCE = 4
 """The edge's drafter is tried for this many sessions at once, or for one in this many if there are more, or for as many
 as take no longer than the steps: all of them wait for those, and each session more tells what they are worth."""
 MOST_AT_ONCE = 64
-"""More sessions than this at once teach nothing that matters."""
+"""Most sessions of a trial; more would teach little."""
 PUT_OFF = 32
 """Where every session has tokens of its device, which a trial takes the place of, it is put off for so many passes: a
 short text would be over before the edge has gained by it."""

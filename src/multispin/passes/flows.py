@@ -1,6 +1,6 @@
-"""Flows: what is known of each stream beside its session, when more of it is expected, and how far it may run ahead.
+"""Flows: what is known of each stream, when its next tokens are expected, and how far ahead its device may draft.
 
-Knows times, positions and beliefs. Does not know what is decided of them.
+This file knows times, positions and beliefs, and nothing of decisions.
 """
 
 import math
@@ -16,38 +16,38 @@ from multispin.passes.beliefs import Beliefs, View
 from multispin.protocol import MAX_DRAFT_LENGTH, Arrival, Chunk, Streaming
 
 LEAST_WORTH = 0.02
-"""A device does not draft further ahead once a token is right with less than this probability …"""
+"""A device drafts no further ahead than tokens that are accepted with at least this probability …"""
 LEAST_AHEAD = 2
-"""… but it always drafts this many tokens, because only what is drafted can be observed."""
+"""… but at least this many tokens, because only drafted tokens can be observed."""
 CHUNKS = (1, 2, 4, 8, 16)
 """Tokens of a frame."""
 MOST_AIR = 0.5
-"""Frames are made longer until they are on the air for no more than this share of the time that drafting takes …"""
+"""Frames are made longer until sending takes at most this share of the drafting time …"""
 SAVES = 0.2
-"""… while that saves at least this share of the bits. Where tokens are dear a long frame only comes later."""
+"""… as long as that saves at least this share of the bits. If tokens have many bits, a long frame only comes later."""
 PER_PASS = 8
-"""A device should send at most this many frames during a pass, if they hold fewer tokens than are right in a row …"""
+"""Most frames that a device should send during a pass, if they hold fewer tokens than are accepted in a row …"""
 FRAMES = 400
-"""… and all devices together this many, but each at least two: every frame costs the edge some microseconds."""
+"""… and most frames of all devices together, with at least two for each: a frame costs the edge some microseconds."""
 YOUNG = 16
-"""During its first passes, this many, the beliefs about a stream are looked at in every pass …"""
+"""Number of a stream's first passes, in each of which the beliefs about it are renewed …"""
 LOOK_AT_VIEW_EVERY = 4
-"""… and later in one of this many passes."""
+"""… and later once in this many passes."""
 SAMPLED = 4
-"""The edge learns from one of this many chunks: they come often and are much alike."""
+"""The edge learns from one in this many chunks, which are frequent and similar."""
 WINDOW_CHANGE = 0.25
-"""A window that differs by a smaller share from the one granted is not sent."""
+"""Relative change of a window from which on it is sent."""
 MOST_BEHIND, MOST_AHEAD = 8.0, 2.0
-"""Tokens by which a session may count as behind or ahead of the least that it is to have: older debts are forgotten."""
+"""Most tokens by which a session counts as behind or ahead of its least goodput; older debts are forgotten."""
 MOST_SPARE = 4.0
-"""Tokens by which it may count as ahead of plain decoding."""
+"""Most tokens by which it counts as ahead of plain decoding."""
 LATER = 1.1
-"""A frame counts as due after this many times its expected time. What is believed of a long draft is wrong by some
-milliseconds, and a pass that waits for one must not begin just before it comes."""
+"""A frame counts as due after its expected time multiplied by this. Estimates of a long draft are wrong by some
+milliseconds, and a pass that waits for the draft must not begin just before it comes."""
 RESTS = 0.5
-"""A device whose frame is late by more than this share of its interval counts as resting at its pending tokens."""
+"""Lateness of a frame, as a share of its interval, from which on its device counts as pausing."""
 OVERDUE = 2.0
-"""A frame that has not come after this many times its expected interval is not expected any more."""
+"""Number of expected intervals after which a missing frame is no longer expected."""
 
 
 @dataclass(slots=True, eq=False)
@@ -56,18 +56,19 @@ class Flow:
 
     Attributes:
         since_s: time at which it was last in a pass, or could first be in one [s].
-        told_s: time at which its device was told something that makes it start over [s].
-        told_at: length of the committed text then [tokens].
+        told_s: time of the last message that makes its device start over [s].
+        told_at: length of the committed text at that time [tokens].
         arrived_s: time at which its last chunk came [s].
         device: belief about its device, renewed now and then.
-        rides: number of passes since then.
-        view: recent belief about its tokens; None: to be found.
-        young: passes for which it still counts as new.
+        rides: number of passes since the last renewal.
+        view: recent belief about its tokens; None: to be computed.
+        young: number of passes for which it still counts as new.
         chunks: number of frames that came.
-        behind_tokens: how far it is behind the least that it is to have; negative where it is ahead [tokens].
-        short_tokens: the same for what it is not to fall below at any price.
-        resumed_s: time at which its device was told something that lets it draft beyond its full window [s].
-        rests_at: pending tokens at which its device sent no more lately, though it may: to save energy, for instance.
+        behind_tokens: tokens by which it is behind its least goodput; negative if it is ahead.
+        short_tokens: tokens by which it is behind the goodput that it must have at any price.
+        resumed_s: time of the last message that lets its device draft beyond a full window [s].
+        rests_at: number of pending tokens at which its device lately stopped although it might go on, for instance to
+            save energy.
 
     """
 
@@ -86,9 +87,9 @@ class Flow:
     rests_at: float = math.inf
 
     def arrived(self, message: Chunk, arrival: Arrival, now_s: float) -> float:
-        """Note a chunk; returns what its way took, both delays included [s], or 0 where that cannot be told.
+        """Note a chunk. Returns its time on the way, both delays included [s], or 0 if unknown.
 
-        It can be told of the first chunk of a chain that begins where the device was told to start over.
+        It is known only for the first chunk of a chain that begins where the device had to start over.
         """
         self.arrived_s = now_s
         self.chunks += 1
@@ -97,16 +98,16 @@ class Flow:
         return max(0.0, now_s - self.told_s - message.draft_us * 1e-6)
 
     def starts_over(self, committed: int, now_s: float) -> None:
-        """Note that the device is being sent something that makes it start over from `committed` tokens."""
+        """Note a message that makes the device start over from `committed` tokens."""
         self.told_s, self.told_at = now_s, committed
 
     @property
     def is_sample(self) -> bool:
-        """Whether the speed and the frame of the last chunk are to be learned from."""
+        """Whether to learn from the last chunk's speed and frame."""
         return self.young > 0 or self.chunks % SAMPLED == 0
 
     def owes(self, now_s: float, tokens: int, plain_tokens_per_s: float, worth: SessionWorth) -> None:
-        """Count by how much it fell short of its least goodput since its last pass. Call it before `rode`.
+        """Count by how much it fell short of its least goodput since its last pass. Call this before `rode`.
 
         Args:
             now_s: present time of the driver's clock [s].
@@ -131,7 +132,7 @@ class Flow:
 
     def ready(self, session: int, stage: Streaming, beliefs: Beliefs, worth: SessionWorth, now_s: float,
               longest_wait_s: float, room: int, edge_room: int, edge_rate: float) -> Candidate:  # fmt: skip
-        """The stream as the decision about the next pass sees it."""
+        """The stream as a candidate for the next pass."""
         window, pending = stage.window, len(stage.pending)
         waited_s = now_s - self.since_s
         if self.view is None:
@@ -175,7 +176,7 @@ class Flow:
         )
 
     def _due_s(self, pending: int, gap_s: float, first_s: float, now_s: float) -> float:
-        """Time at which the next frame of a chain that goes on is expected [s]; infinite if its device rests."""
+        """Time at which the next frame of the chain is expected [s]; infinite if its device pauses."""
         due_s = max(self.arrived_s + LATER * gap_s, self.resumed_s + LATER * first_s)
         if pending > self.rests_at:
             self.rests_at = math.inf
@@ -189,25 +190,25 @@ def window_of(
 ) -> tuple[int, int]:
     """How far a device may draft ahead, and how many tokens it sends in a frame.
 
-    Far enough that it never pauses: it hears of a token a round trip and up to two passes after it has drafted it. But
-    not further than passes can verify in that time, and not where the token is right with a probability below
+    Far enough that it never pauses: it learns of a token's fate a round trip and up to two passes after drafting it.
+    But no further than passes can verify in that time, nor where a token is accepted with a probability below
     `LEAST_WORTH`. So a window may be longer than the longest draft: while that is verified, the next one is drafted. A
-    frame has about as many tokens as stand in a row: where a pass lasts long, a longer one only comes later.
+    frame has about as many tokens as are accepted in a row; if a pass lasts long, a longer frame only comes later.
 
     Args:
-        view: α, T^S [s] and Q/r [Hz s] of a token in frames of this many tokens.
+        view: function that gives α, T^S [s] and Q/r [Hz·s] of a token in frames of a given number of tokens.
         delay_s: one-way delay of its link [s].
         bandwidth_hz: part of the band that it is granted [Hz].
         pass_s: usual time of a pass [s].
-        most: longest draft, the most of its tokens that are verified at once.
+        most: longest draft, the most tokens that are verified at once.
         devices: number of devices that stream; default 1.
 
-    Returns: tokens ahead and tokens in a frame; 0 ahead where it cannot draft.
+    Returns: tokens ahead and tokens in a frame; 0 ahead if it cannot draft.
     """
     if most < 1 or bandwidth_hz <= 0.0:
         return 0, 1
     rate, token_s, token_hz_s = view(1)
-    takes_s = max(token_s, token_hz_s / bandwidth_hz)  # drafting and sending go on side by side
+    takes_s = max(token_s, token_hz_s / bandwidth_hz)  # drafting and sending overlap
     useful = 1.0 / (1.0 - rate) if rate < 1.0 else math.inf  # E[N] of the longest draft
     most_frames = max(2, FRAMES // max(1, devices))
 
@@ -231,7 +232,7 @@ def window_of(
 
 def matters(old: tuple[int, int, float], new: tuple[int, int, float]) -> bool:
     """Whether a window (tokens ahead, tokens in a frame, band [Hz]) differs enough from the last one to be sent."""
-    if new[2] < old[2] or (old[0] == 0) != (new[0] == 0):  # a band that another one gets must be given up
+    if new[2] < old[2] or (old[0] == 0) != (new[0] == 0):  # a band that another device gets must be given up
         return True
     ahead = abs(new[0] - old[0]) > max(1.0, WINDOW_CHANGE * old[0])
     frame = new[1] >= 2 * old[1] or 2 * new[1] <= old[1]
@@ -239,7 +240,7 @@ def matters(old: tuple[int, int, float], new: tuple[int, int, float]) -> bool:
 
 
 def grant_length(device: Device, bandwidth_hz: float, cycle_s: float, most: int) -> int:
-    """Draft length that gives one session the most tokens per second where it drafts in grants.
+    """Draft length that gives a session which drafts in grants the most tokens per second.
 
     It maximises E[N(L)] / (cycle + L · (time per token, transmission included)).
 

@@ -1,7 +1,7 @@
-"""Drafts in grants among streams: for texts under a rejection rule.
+"""Drafts in grants beside streams, for texts under a rejection rule.
 
-These need a distribution for each token and a fresh start after each verdict, so their devices do not stream. They ride
-in whatever pass finds them ready.
+These rules need a distribution for each token and a fresh start after each verdict, so the devices do not stream. Their
+drafts ride in whatever pass finds them ready.
 """
 
 import heapq
@@ -37,9 +37,9 @@ class Grants:
         return self._due[0][0] if self._due else None
 
     def grant(self, seat: Seat, bandwidth_hz: float, pass_s: float, now_s: float) -> None:
-        """Let an idle session take part in the next passes: its device drafts, or it rides for its one token.
+        """Let an idle session take part in the next passes: its device drafts, or it gets one token without drafts.
 
-        A device whose last draft was late, or whose drafts do not pay, is only probed now and then, and one that needs
+        A device whose last draft was late, or whose drafts do not pay, is only probed now and then. A device that needs
         longer than `MOST_DRAFT_S` for a token is asked for nothing.
         """
         session, limits = seat.session, self._state.limits
@@ -66,7 +66,7 @@ class Grants:
         heapq.heappush(self._due, (late_s, session.number, grant.round))
 
     def let_go_of_the_late(self, now_s: float) -> None:
-        """Take back grants whose drafts have not come in time: their sessions go on without."""
+        """Take back grants whose drafts have not come in time. Their sessions go on without them."""
         while self._due and self._due[0][0] <= now_s:
             _, number, grant = heapq.heappop(self._due)
             seat = self._state.seats.get(number)
@@ -76,22 +76,22 @@ class Grants:
                 self._probes.miss(number, now_s, now_s - seat.asked_at_s)
 
     def receive(self, seat: Seat, message: Draft, frame_bytes: int, now_s: float) -> list[Downlink]:
-        """Take in a draft; returns what is answered at once."""
+        """Take in a draft. Returns the immediate answers."""
         answers = self._state.receive_draft(seat, message, frame_bytes, now_s)
         if answers is None:
             self._probes.end(seat.session.number, now_s)
         return answers or []
 
     def settle(self, seat: Seat, job: Job, finding: Finding, now_s: float) -> Verdict | Ask | Tail | None:
-        """Decide a draft: what the device is told."""
+        """Decide a draft. Returns the message for the device."""
         answer = self._state.settle(seat, job, finding)
         if isinstance(answer, Ask):
             seat.asked_at_s = now_s
-        elif answer is not None and job.drafter == EDGE and job.drafted:  # the device does not know what was accepted
+        elif answer is not None and job.drafter == EDGE and job.drafted:  # the device does not have these tokens
             return seat.session.tail(answer.base)
         return answer
 
 
 def is_idle(seat: Seat) -> bool:
-    """Whether a session could be granted a draft: nothing of it is under way."""
+    """Whether a session could be granted a draft, since nothing of it is open."""
     return isinstance(seat.session.stage, Idle)

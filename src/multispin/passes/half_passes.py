@@ -1,10 +1,10 @@
-"""Passes of half of those who would ride, so that the cost of a session is known apart from that of a pass.
+"""Occasional passes with half of the riders, so that the cost of a session can be told from the cost of a pass.
 
-If everybody rides in every pass, its duration shows only the sum of both costs. An edge that believes a session to cost
-little then lets everybody ride for ever, and never learns that it costs much. So after many passes that were alike, one
-goes without the riders that have the fewest tokens of their devices. They ride in the next one.
+If everybody rides in every pass, its duration shows only the sum of both costs. An edge that underestimates the cost of
+a session would let everybody ride for ever, and never learn the true cost. So after many similar passes, one goes
+without the riders that have the fewest tokens of their devices. They ride in the next one.
 
-Does not know prices, texts or times.
+This file knows nothing of prices, texts or times.
 """
 
 from collections.abc import Sequence, Set
@@ -15,10 +15,10 @@ FIRST_HALF_AFTER, LAST_HALF_AFTER = 3, 96
 """After 3 similar passes one has half of the riders. The next comes after twice as many, and so on up to 96: where
 everybody rides in every pass, that costs half a percent."""
 SHOWN_HALF_AFTER = 12
-"""Passes that differ by themselves, as while the first prompts are read one after another, are as good: the first half
-pass then comes after up to 12 similar ones. Of a short text it would be a good part."""
+"""If passes differ by themselves, for example while the first prompts are read, they show the costs, too. Then the
+first half pass comes only after up to 12 similar ones, since it delays short texts."""
 RIDERS_DIFFER = 0.25
-"""If the number of riders differs from the usual one by at least this share, the pass shows both costs by itself."""
+"""Relative difference from the usual number of riders at which a pass shows both costs by itself."""
 _MEMORY = 0.2
 
 
@@ -29,10 +29,10 @@ class HalfPasses:
         self._usual = 0.0
         self._alike = 0
         self._most_alike = FIRST_HALF_AFTER
-        self._tried = False  # the pass to come goes without some, or all of its riders had to ride
+        self._tried = False  # the next pass goes without some riders, or all of them had to ride
 
     def chosen(self, rides: Sequence[Ride], must: Set[int]) -> tuple[Ride, ...]:
-        """The riders of the pass to come: all, or half of them if it is time for that.
+        """The riders of the next pass: all, or half of them if that is due.
 
         Args:
             rides: rides of the pass, as `choose` decided.
@@ -47,12 +47,12 @@ class HalfPasses:
         return tuple(ride for ride in rides if ride.session not in left_out)
 
     def rode(self, count: int) -> None:
-        """This many sessions were in a pass."""
+        """Note a pass with this many sessions."""
         self._usual = self._usual or count
         if self._tried or abs(count - self._usual) >= RIDERS_DIFFER * self._usual:
             if self._alike >= self._most_alike:
                 self._most_alike = min(2 * self._most_alike, LAST_HALF_AFTER)
-            elif self._most_alike < SHOWN_HALF_AFTER:  # it has shown something already
+            elif self._most_alike < SHOWN_HALF_AFTER:  # passes have differed already
                 self._most_alike *= 2
             self._alike, self._tried = 0, False
         else:

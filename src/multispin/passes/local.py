@@ -1,6 +1,6 @@
-"""Passes and devices in one process, with a clock that the caller turns: the driver of tests and examples.
+"""Passes and devices in one process, with a clock that the caller sets: the driver of tests and examples.
 
-It opens no sockets and never waits. Every message arrives at once, and a verification takes as long as it is told to.
+It opens no sockets and never waits. Every message arrives at once, and a verification takes a given time.
 """
 
 from multispin.passes.loop import Passes
@@ -9,20 +9,20 @@ from multispin.protocol import DeviceSession, Downlink, Uplink
 
 
 class LocalDriver:
-    """Drives passes for device sessions that live beside them.
+    """Drives passes and device sessions in one process.
 
     Attributes:
         passes: sessions and passes of the edge.
         devices: the devices' halves of their sessions, by session number.
         reports: reports of the rounds that have ended, the newest last.
-        now_s: the clock [s]; the caller turns it.
-        verify_s: how long a verification is said to take [s].
-        draft_s: how long drafts of the edge's own drafter are said to take [s].
+        now_s: the clock [s]; the caller sets it.
+        verify_s: reported time of a verification [s].
+        draft_s: reported time of the edge drafter's drafts [s].
 
     Args:
         passes: sessions and passes of the edge.
-        verify_s: how long a verification is said to take [s]; default 0.1.
-        draft_s: how long drafts of the edge's own drafter are said to take [s]; default 0.01.
+        verify_s: reported time of a verification [s]; default 0.1.
+        draft_s: reported time of the edge drafter's drafts [s]; default 0.01.
 
     """
 
@@ -53,17 +53,17 @@ class LocalDriver:
         self.devices.pop(number).lose()
 
     def say(self, number: int, message: Uplink, frame_bytes: int = 40) -> None:
-        """Let a device say something, and hear what is answered at once."""
+        """Send a device's message, and deliver the immediate answers."""
         for answer in self.passes.receive(number, message, frame_bytes, self.now_s):
             self.hear(number, answer)
 
     def hear(self, number: int, message: Downlink) -> None:
-        """A message reaches its device, if it is connected."""
+        """Deliver a message to its device, if it is connected."""
         if number in self.devices:
             self.devices[number].receive(message)
 
     def advance(self) -> Step:
-        """One step; messages are delivered, a batch is left to the caller."""
+        """Make one step. Messages are delivered; a batch is left to the caller."""
         step = self.passes.advance(self.now_s)
         if isinstance(step, Send):
             if step.report is not None:
@@ -73,7 +73,7 @@ class LocalDriver:
         return step
 
     def deliver(self, number: int, message: Downlink) -> None:
-        """Send a message that answers nothing; a test may lose it."""
+        """Deliver an unsolicited message. A test may override this to lose it."""
         self.hear(number, message)
 
     def verify(self, step: Verify) -> None:
@@ -85,24 +85,24 @@ class LocalDriver:
         self.passes.drafted(step, self.passes.draft(step), self.draft_s, self.now_s)
 
     def run(self) -> Sleep:
-        """Go on until there is nothing to do at this moment."""
+        """Make steps until there is nothing to do now."""
         while not isinstance(step := self.advance(), Sleep):
             self.work(step)
         return step
 
     def one_pass(self) -> RoundReport:
-        """Go on until a pass has ended; returns what it was. ValueError if there is nothing to do before that."""
+        """Make steps until a pass has ended, and return its report. ValueError if nothing is left to do before."""
         while True:
             match self.advance():
                 case Send(_, report) if report is not None:
                     return report
                 case Sleep():
-                    raise ValueError("no pass can end before a message comes or time goes on")
+                    raise ValueError("no pass can end before a message comes or the clock is advanced")
                 case step:
                     self.work(step)
 
     def work(self, step: Step) -> None:
-        """Do what a step asks the engine or the edge's own drafter for."""
+        """Do a step's work of the engine or of the edge's own drafter."""
         match step:
             case DraftHere():
                 self.draft_here(step)

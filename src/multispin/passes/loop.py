@@ -1,12 +1,12 @@
 """The loop of passes, without its clock and its sockets: ready → choose → verify → settle → deliver → learn.
 
-`Passes` holds the sessions and decides; whoever drives it brings the time, the messages and a thread for `verify`.
-The contract: call `advance` after every message and whenever the time of its last `Sleep` has come, and do what it
-says; hand what a `Verify` brought to `verified`. A server does so with sockets (`edge.pass_loop`), a simulation with a
-virtual clock (`simulation.site`), a test with `passes.local`.
+`Passes` holds the sessions and decides. Its driver brings the time, the messages and a thread for `verify`.
+The contract: call `advance` after every message and whenever the time of its last `Sleep` has come, and carry out its
+step; pass the result of a `Verify` to `verified`. A server does this with sockets (`edge.pass_loop`), a simulation with
+a virtual clock (`simulation.site`), a test with `passes.local`.
 
-Who rides in which pass is a scheduler's: `Rounds` waits for all drafts of a round, as the paper does; in `Streams`
-devices draft on meanwhile, and whoever is worth it rides.
+A scheduler decides who rides in which pass. `Rounds` waits for all drafts of a round, as in the paper. In `Streams`
+devices draft on meanwhile, and a session rides if it is worth the time.
 """
 
 import secrets
@@ -68,7 +68,7 @@ class Passes:
         edge_drafter: the edge's own drafter; default none.
         grammars: compiles the grammars of requests; by default a request with one is refused.
         decide: decides in streams who rides in a pass; default `control.streams.choose`.
-        target: what the target is called, told to a device with another tokenizer; default nothing.
+        target: name of the target, for the message to a device with another tokenizer; default empty.
 
     """
 
@@ -95,7 +95,7 @@ class Passes:
         self._seats = Seats(engine, self.limits)
         self._state = EdgeState(engine, controller, self.limits, self._seats)
         self._last_number = 0
-        self._word_s = 0.0  # when waiting devices were last told that passes go on [s]
+        self._word_s = 0.0  # time of the last messages to waiting devices [s]
         self._edge_drafts = EdgeDrafts(self._state, edge_drafter) if edge_drafter is not None else None
         self._scheduler: Scheduler
         if controller.settings.streams:
@@ -106,38 +106,38 @@ class Passes:
     # What a driver needs ------------------------------------------------------------------------------------------
 
     def advance(self, now_s: float) -> Step:
-        """The driver's next step: sleep, verify a batch, or send messages; then ask again."""
+        """The driver's next step: sleep, verify a batch, or send messages. Call it again afterwards."""
         return self._scheduler.advance(now_s)
 
     def waits(self, now_s: float) -> bool:
-        """Whether `advance` can only say Sleep. Cheap: a driver with many messages may ask this after each."""
+        """Whether `advance` would return Sleep. This is cheap enough to call after every message."""
         return self._scheduler.waits(now_s)
 
     def verify(self, batch: Batch) -> list[Finding | Failure | None]:
-        """Run a batch. The only slow step; safe to run in another thread while messages come in."""
+        """Run a batch. Slow; may run in another thread while messages come in."""
         feeds = [job.feed if job.matcher is None else masked_feed(job) for job in batch.jobs]
         able = [feed for feed in feeds if not isinstance(feed, Failure)]
         found = iter(self.engine.verify(able) if able else ())
         return [feed if isinstance(feed, Failure) else next(found) for feed in feeds]
 
     def draft(self, step: DraftHere) -> list[EdgeDraft]:
-        """Run the edge's own drafter. Slow; safe to run in another thread, the one of `verify`."""
+        """Run the edge's own drafter. Slow; may run in another thread, the same as `verify`."""
         assert self._edge_drafts is not None
         return self._edge_drafts.draft(step)
 
     def drafted(self, step: DraftHere, drafts: Sequence[EdgeDraft], draft_s: float, now_s: float) -> None:
-        """Take what the edge's own drafter drafted, one draft per ask; it took `draft_s`."""
+        """Take the drafts of the edge's own drafter, one per ask; `draft_s` is their time [s]."""
         self._scheduler.drafted(step, drafts, draft_s, now_s)
 
     def verified(
         self, batch: Batch, findings: Sequence[Finding | Failure | None], verify_s: float, now_s: float
     ) -> None:
-        """Take what a batch's verification found, one finding per job; it took `verify_s`.
+        """Take the findings of a batch, one per job; `verify_s` is the time of its verification [s].
 
-        A failure is its own session's: that session is told why and ends, and the pass goes on with the others.
-        Every `Limits.word_period_s` each waiting device gets a message that says nothing new but that passes go on.
+        A Failure ends its own session only, with the reason; the pass goes on with the others. Every
+        `Limits.word_period_s` each waiting device gets a message that only shows that passes go on.
         """
-        if not all(isinstance(finding, Failure) for finding in findings):  # an engine that has failed was not timed
+        if not all(isinstance(finding, Failure) for finding in findings):  # a failed pass is not timed
             self.controller.beliefs.observe_verification(len(batch.jobs), batch.tokens, verify_s)
         self._scheduler.verified(batch, findings, verify_s, now_s)
         if now_s - self._word_s >= self.limits.word_period_s:
@@ -147,22 +147,22 @@ class Passes:
 
     @property
     def round(self) -> int:
-        """Number of the round under way."""
+        """Number of the current round."""
         return self._scheduler.number
 
     @property
     def price_tokens_per_s(self) -> float:
-        """The engine's goodput as decisions take it [tokens/s]; 0 while nothing is known."""
+        """Price of time that decisions use [tokens/s]; 0 while unknown."""
         return self._scheduler.price_tokens_per_s
 
     @property
     def late_tokens(self) -> int:
-        """Drafted tokens that came when nobody waited for them any more."""
+        """Number of drafted tokens that came too late to be verified."""
         return self._state.late_tokens
 
     @property
     def deadline_s(self) -> float:
-        """Time at which the current round goes on without the drafts that have not come [s]; 0 in streams."""
+        """Time at which the current round goes on without missing drafts [s]; 0 in streams."""
         return self._scheduler.deadline_s
 
     @property
@@ -191,7 +191,10 @@ class Passes:
             origin: whom a new session counts as, for `Limits.max_share`; default empty: nobody.
 
         Returns:
-            The session's number and what to answer. ProtocolError says why a connection is refused.
+            The session's number and the answers.
+
+        Raises:
+            ProtocolError: the connection is refused.
 
         """
         match message:
@@ -220,7 +223,7 @@ class Passes:
         return self._seats.find(resume_token).session.number
 
     def receive(self, number: int, message: Uplink, frame_bytes: int, now_s: float) -> list[Downlink]:
-        """Take a further message of a session, whose frame had this many bytes; returns what is answered at once.
+        """Take a further message of a session, whose frame had this many bytes. Returns the immediate answers.
 
         Raises:
             ProtocolError: the message breaks the protocol, or the session has ended. The caller ends the session.
@@ -229,7 +232,7 @@ class Passes:
         """
         seat = self._seats.get(number)
         if seat is None:
-            raise ProtocolError("unknown-session", "this session has ended: greet again and open the request again")
+            raise ProtocolError("unknown-session", "this session has ended: send Hello and Open again")
         seat.heard_at_s = now_s
         match message:
             case Chunk() | Draft() | Distribution():
@@ -244,20 +247,20 @@ class Passes:
         return []
 
     def disconnect(self, number: int, now_s: float) -> None:
-        """Note that a device's connection is lost; its session is kept for a while."""
+        """Note that a device's connection is lost. Its session is kept for a while."""
         seat = self._seats.get(number)
         if seat is not None:
             seat.connected, seat.lost_at_s, seat.trial = False, now_s, None
             self.controller.chooser.probes.break_off(number, now_s)
 
     def leave(self, number: int) -> None:
-        """End a session and take back all that it holds."""
+        """End a session, and free its slot and its band."""
         self._state.leave(number)
 
     def expire(self, now_s: float) -> list[int]:
-        """End the sessions whose device has been lost, or has owed an answer, for too long; returns their numbers.
+        """End the sessions whose device has been lost, or has not answered, for too long. Returns their numbers.
 
-        Of those that may still come back, some give their slots to requests that wait for one.
+        Of lost devices that may still come back, some give their slots to waiting requests.
         """
         gone = self._seats.lost_for_good(now_s)
         for number in gone:
@@ -288,7 +291,7 @@ class Passes:
             bits = bits_per_token(request.rule, request.form)
             beliefs.charge(number, bits, uplink_bits_per_rejection(request.rule, request.form))
         self.controller.chooser.probes.renew(number)
-        if request.finish:  # continued from another edge, and complete already
+        if request.finish:  # continued from another edge, and already complete
             return [seat.session.tail(len(request.committed))]
         self._seats.wait(seat)
         return []

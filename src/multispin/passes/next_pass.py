@@ -1,6 +1,6 @@
-"""The pass of streams that comes next: who rides in it, what the edge's own drafter adds, and the batch of it.
+"""The next pass of streams: who rides in it, what the edge's own drafter adds, and its batch.
 
-Does not know why these ride, nor what time is worth.
+This file knows nothing of decisions and prices.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,12 +17,12 @@ from multispin.protocol import Pending, Streaming
 
 
 class _PlannedRide(NamedTuple):
-    """One session's part of the pass to come.
+    """One session's part of the next pass.
 
     Attributes:
         seat: seat of the session.
         ride: the decision for the session.
-        epoch: epoch of the chain of its device's tokens.
+        epoch: epoch of its device's chain.
 
     """
 
@@ -32,7 +32,7 @@ class _PlannedRide(NamedTuple):
 
 
 class NextPass:
-    """The pass to come.
+    """The next pass.
 
     Args:
         state: sessions and messages that the parts of the loop share.
@@ -71,10 +71,10 @@ class NextPass:
         return self._edge_drafts.step(texts)
 
     def batch(self, number: int, added: Mapping[int, Sequence[int]]) -> Batch | None:
-        """Everybody's part of it, and prompts; None if there is nothing. Nobody is in the pass after it yet.
+        """The batch of all riders and prompts; None if it would be empty. The riders of the pass after it are cleared.
 
-        Who has gone while the edge's drafter was at work has no part, and what that has drafted after a chain which
-        has ended is not used.
+        A session that has gone while the edge's drafter worked is left out, and so are drafts after a chain that has
+        ended.
 
         Args:
             number: number of the pass.

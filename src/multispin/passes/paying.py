@@ -1,13 +1,13 @@
-"""Which devices of streams are worth their uplink and energy. The others rest, and are tried again now and then.
+"""Decides which devices in streams are worth their uplink and energy. The others rest, and are tried now and then.
 
-A device pays while its tokens make up a share of its text of at least `LEAST_SHARE`. That counts all that may be wrong
-with it at once: tokens that are refused, that come too late, or that are not worth a verification. Who does not pay is
-told a window of 0. A *trial* is a chain: the device is told a window, and the trial ends with the first of its tokens
-that stands (then it drafts on), with the end of the chain, or when nothing came in time. A trial that took t seconds is
+A device pays while its tokens are at least the share `LEAST_SHARE` of its text. This covers everything that may be
+wrong with it: tokens that are rejected, that come too late, or that are not worth a verification. A device that does
+not pay gets a window of 0. A *trial* is a chain: the device gets a window, and the trial ends with the first accepted
+token (then the device drafts on), with the end of the chain, or when nothing came in time. A trial of t seconds is
 followed by 5 t to 50 t without one (`probing`). So trials take at most a fiftieth of a session's time in the long run,
 nobody waits for them, and a device that has become useful is found again within 51 t.
 
-Does not know windows, bands or messages.
+This file knows nothing of windows, bands or messages.
 """
 
 import math
@@ -16,24 +16,24 @@ from dataclasses import dataclass
 from multispin.passes.probing import Probes
 
 LEAST_SHARE = 0.03
-"""A device pays if this much of its text are tokens of its own …"""
+"""Least share of a device's own tokens in its text with which it pays …"""
 ENOUGH = 64.0
-"""… of about this many tokens of text, the latest ones; it is not judged before there were as many [tokens]."""
+"""… counted over about this many latest tokens of text. It is not judged before it has had as many."""
 LATE = 2.0
-"""A trial ends if nothing has arrived after this many times its expected time …"""
+"""Multiple of its expected time after which a trial without tokens ends …"""
 SLACK_S = 0.5
-"""… and this much longer [s]."""
+"""… and time that is added to that [s]."""
 
 
 @dataclass(slots=True)
 class _KnownDevice:
-    """The known state of one device.
+    """What is known of one device.
 
     Attributes:
         rests: whether it drafts in trials only.
-        own: tokens of its own in its text lately.
-        text: tokens of its text since it began to draft.
-        until_s: time at which its trial ends without an answer [s]; None if there is no trial.
+        own: number of its own tokens in its text lately.
+        text: number of its text's tokens since it began to draft.
+        until_s: time at which its trial ends without an answer [s]; None without a trial.
 
     """
 
@@ -56,7 +56,7 @@ class Paying:
         return account is not None and account.rests
 
     def tried(self, session: int) -> bool:
-        """Whether a trial of it is under way."""
+        """Whether it is being tried."""
         account = self._accounts.get(session)
         return account is not None and account.until_s is not None
 
@@ -65,8 +65,8 @@ class Paying:
 
         Args:
             session: number of the session.
-            own: tokens of the device that stand.
-            text: all that were committed.
+            own: number of accepted tokens of the device.
+            text: number of committed tokens.
             now_s: present time of the driver's clock [s].
 
         """

@@ -1,6 +1,6 @@
-"""One plan, from what is believed at one moment. Pure: it may be made in another thread.
+"""Makes one plan from the beliefs at one moment. It changes nothing else, so it may run in another thread.
 
-Does not know when a plan is due, nor what becomes of it (`passes.controller`).
+`passes.controller` decides when a plan is due and how it is used.
 """
 
 import math
@@ -15,34 +15,34 @@ from multispin.passes.plans import Member
 from multispin.passes.settings import ControllerSettings
 
 _USUAL_LENGTHS = (2, 8)
-"""Guesses of the draft length over which a frame's fixed bits are spread, beside each device's last length [tokens]."""
+"""Guessed draft lengths over which a frame's fixed bits are spread, beside each device's last length [tokens]."""
 _RELATIVE_GAP = 0.01
 _MAX_EFFORT = 5e6
-"""Greatest effort of a plan, see `plan`: about a tenth of a second on one core. It bounds the time of any plan."""
+"""Greatest effort of a plan (see `plan`), about a tenth of a second on one core, which bounds the time of any plan."""
 MOST_DRAFT_S = 20.0
-"""A device that needs longer than this for its draft is not asked for one [s]: it would be let go before it is done."""
+"""Longest time of a draft that is asked for [s]: a device that needs longer would be disconnected before its end."""
 LEAST_PERIOD_S = 0.25
 _PERIOD_PER_SESSION_S = 0.02
 FIRST_PERIODS = (0.125, 0.25, 0.5)
-"""The first decisions and prices follow from guesses, so they may be found again after these shares of that time."""
+"""Shares of that time after which the first decisions and prices are renewed, since they follow from guesses."""
 _WORTH = 0.95
-"""A device gets no draft if the plan with it makes less than this share of what the plan without it makes …"""
+"""A device drafts nothing if the plan with it has less than this share of the goodput of the plan without it …"""
 _SLOW = 2.0
-"""… and if its draft takes this many times as long as most others' drafts. A merely slower device takes part."""
+"""… and if its draft takes longer than most others' by this factor. A merely slower device takes part."""
 _LEFT_OUT = 8
-"""At most this many devices, the slowest ones, are left out for that reason."""
+"""Most devices (the slowest ones) that are left out for that reason."""
 LEAST_BAND = 0.1
 """Least band of a device that drafts, as a share of an even split."""
 _NEGLIGIBLE = 0.01
-"""Several guesses are made only if fixed bits are at least this share of a one-token draft."""
+"""Least share of fixed bits in a one-token draft for which several guesses are tried."""
 
 
 def least_period_s(sessions: int, found: int) -> float:
-    """Shortest time between two decisions, or two prices, for so many sessions [s]: each takes a millisecond or so.
+    """Shortest time between two decisions, or two prices, for a number of sessions [s]: each takes about a millisecond.
 
     Args:
         sessions: number of sessions.
-        found: how many were found before.
+        found: number of earlier decisions or prices.
     """
     share = FIRST_PERIODS[max(0, found - 1)] if found <= len(FIRST_PERIODS) else 1.0
     return share * (LEAST_PERIOD_S + _PERIOD_PER_SESSION_S * sessions)
@@ -50,7 +50,7 @@ def least_period_s(sessions: int, found: int) -> float:
 
 @dataclass(frozen=True)
 class Planning:
-    """Makes plans by what is believed.
+    """Makes plans from beliefs.
 
     Args:
         settings: the operator's settings.
@@ -67,17 +67,17 @@ class Planning:
     def from_scratch(self, members: Sequence[Member], last: Sequence[int], warm: Plan | None, *, usual: bool) -> Plan:
         """Plan with each frame's fixed bits spread over a guessed length, then charge them over the planned one.
 
-        The paper's payload has no fixed part (eq. 9); a frame has one, and spreading it over too short a guess would
-        make every draft look too dear to grow. So several guesses may be tried, and are judged by what they cost.
+        The paper's payload has no fixed part (eq. 9), but a frame has one. Spread over too short a length, it makes
+        longer drafts look too expensive. So several lengths may be tried, and the best plan by true cost is taken.
 
-        Devices whose drafts nobody should wait for get none, whatever the policy, where beliefs allow it. Where least
+        Devices whose drafts are not worth waiting for draft nothing, under any policy, if beliefs allow it. If least
         goodputs cannot be met, the plan that comes nearest to them is made.
 
         Args:
             members: sessions to plan for.
-            last: draft length of each in the last plan [tokens], the first guess.
-            warm: an earlier plan to begin with; None for none.
-            usual: whether the usual lengths are tried as well, where fixed bits matter.
+            last: draft length of each member in the last plan [tokens], the first guess.
+            warm: an earlier plan to begin with; None: none.
+            usual: whether the usual lengths are tried, too, if fixed bits matter.
 
         """
         if self.beliefs.leaves_out:
@@ -101,10 +101,10 @@ class Planning:
         return 2.0 * self.beliefs.delay_s(member.session) + length * (token_s + air_s)
 
     def _not_worth_waiting_for(self, members: Sequence[Member], scenario: Scenario, made: Plan) -> set[int]:
-        """Devices, by session, whose drafts cost all others more than they bring, as far as that is believed.
+        """Devices, by session, whose drafts are believed to cost all others more than they bring.
 
-        The slowest are left out together, one more at a time: where two are equally slow, to leave out one of them
-        brings nothing. Nobody is left out whose least goodput would be missed by that.
+        Sets of the slowest ones are tried, one larger at a time, since leaving out one of two equally slow devices
+        brings nothing. No device is left out if its least goodput would be missed.
         """
         lengths = [device.draft_length for device in made.devices]
         drafting = [index for index, length in enumerate(lengths) if length]
@@ -122,7 +122,7 @@ class Planning:
         return left_out
 
     def _ratio(self, one: float, other: float) -> float:
-        """The first value over the second, as goodputs [1]; `fair` sums logarithms of them."""
+        """The ratio of two plan values as goodputs [1]; the values of `fair` are sums of logarithms."""
         if policy_named(self.settings.policy).fair:
             return math.exp(min(0.0, one - other))
         return one / other
@@ -145,10 +145,10 @@ class Planning:
         return self.with_lengths(members, [device.draft_length for device in planned.devices])
 
     def with_lengths(self, members: Sequence[Member], lengths: Sequence[int]) -> tuple[Scenario, Plan]:
-        """The scenario for given draft lengths, and the plan that follows from them. Cheap: only the band is split.
+        """The scenario and the plan for given draft lengths. This is cheap, since only the band is split.
 
-        Nobody waits for a device whose length is 0. Its room becomes 0, too: else the plan would raise its length to
-        its least draft length.
+        Nobody waits for a device with a length of 0. Its room becomes 0, too; otherwise the plan would raise its length
+        to the least draft length.
         """
         policy = self.settings.policy
         if self.beliefs.leaves_out:
@@ -158,10 +158,10 @@ class Planning:
         return scenario, self._with_least_bands(scenario, made) if self.beliefs.leaves_out else made
 
     def _with_least_bands(self, scenario: Scenario, made: Plan) -> Plan:
-        """The plan in which no device has less than `LEAST_BAND` of an even share; others give what they have more.
+        """The plan in which no device has less than `LEAST_BAND` of an even share; the others give up some of theirs.
 
-        What was measured of a link may be wrong. If its band does not limit it, each narrower band makes it look more
-        efficient, and the next plan gives it less still.
+        Measurements of a link may be wrong. If its band does not limit it, each narrower band makes it look more
+        efficient, and the next plan would give it even less.
         """
         bands_hz = [device.bandwidth_hz for device in made.devices]
         drafting = [k for k, device in enumerate(made.devices) if device.draft_length]
@@ -199,7 +199,7 @@ class Planning:
         )
 
     def _device(self, member: Member, length: int) -> Device:
-        """The planner's device of a member; it is wanted several times, and has many numbers to be checked."""
+        """The planner's device of a member, cached, since it is needed several times and costly to check."""
         known = self._devices.get((member, length))
         if known is None:
             known = self.beliefs.device(member.session, member.room, length, member.edge_room)
@@ -208,9 +208,9 @@ class Planning:
 
     @property
     def band_hz(self) -> float:
-        """Band to share [Hz]. Late drafts may hold nearly all of it, but what is left is never nothing.
+        """Band to share [Hz]. Late drafts may hold nearly all of it, but some is always left.
 
-        Under TDMA a late draft holds no band: it waits for its turn again.
+        Under TDMA a late draft holds no band, since it waits for its turn again.
         """
         whole_hz = self.settings.bandwidth_hz
         return whole_hz if self.settings.in_turns else max(whole_hz - self.reserved_hz, 1e-3 * whole_hz)
@@ -222,7 +222,7 @@ class Planning:
         return verification_s(verifier.fixed_s, verifier.per_device_s, verifier.per_token_s, len(lengths), tokens)
 
     def _rank(self, scenario: Scenario, candidate: Plan) -> tuple[float, float]:
-        """How far least goodputs are met, and what the policy maximises (`control.policies.rank`)."""
+        """How far least goodputs are met, and the policy's objective (`control.policies.rank`)."""
         rates = [device.expected_tokens / candidate.round_s for device in candidate.devices]
         return rank(scenario, policy_named(self.settings.policy), rates)
 
@@ -235,5 +235,5 @@ def _upload_s(scenario: Scenario, made: Plan, place: int, bandwidth_hz: float) -
 
 
 def _silent(member: Member) -> Member:
-    """The member, whose device is not to draft."""
+    """The member, without drafts of its device."""
     return member._replace(room=0)

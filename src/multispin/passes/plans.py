@@ -1,4 +1,4 @@
-"""Inputs and results of a plan: sessions by number, whatever the mode."""
+"""Inputs and results of a plan in any mode, with sessions by number."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -13,10 +13,10 @@ class Member(NamedTuple):
 
     Attributes:
         session: number of the session.
-        room: longest draft of its device that still makes sense, from the tokens that remain; 0 if it cannot draft.
-        edge_room: longest draft of the edge's own drafter that still makes sense; default 0.
-        comparable: whether its text shows how many tokens of a draft would have been accepted; so it is under `greedy`
-            and `coupled`, where the target's tokens do not depend on drafts. Default yes.
+        room: longest useful draft of its device, limited by the remaining tokens; 0 if it cannot draft.
+        edge_room: longest useful draft of the edge's own drafter [tokens]; default 0.
+        comparable: whether its text shows how many tokens of a draft would have been accepted, as under `greedy` and
+            `coupled`, where the target's tokens do not depend on drafts; default True.
 
     """
 
@@ -27,11 +27,11 @@ class Member(NamedTuple):
 
 
 class Probe(NamedTuple):
-    """A short draft that is asked of a device to learn how good it is.
+    """A short draft that a device is asked for to learn how good it is.
 
     Attributes:
         draft_length: length of the draft [tokens].
-        bandwidth_hz: band to send them over [Hz].
+        bandwidth_hz: band for it [Hz].
         expected_s: expected time until it arrives [s].
 
     """
@@ -49,7 +49,7 @@ class SessionPlan(NamedTuple):
         draft_length: L_k [tokens]; 0 is plain decoding.
         bandwidth_hz: B_k [Hz]; 0 unless its device drafts.
         drafter: `DEVICE`, `EDGE` or `NOBODY`.
-        probe: a draft that the device makes beside; nobody waits for it. Default none.
+        probe: an additional draft of the device, for which nobody waits; default None.
 
     """
 
@@ -70,7 +70,7 @@ class RoundPlan:
         goodput_tokens_per_s: planned goodput [tokens/s].
         phase_s: planned time from the grants to the arrival of the last draft [s]; None: what the verification of
             everybody's token leaves of `round_s`.
-        extra_passes: passes of the sessions that no device drafts for, while the others' drafts are awaited.
+        extra_passes: number of passes for the sessions without device drafts while the others' drafts are awaited.
 
     """
 

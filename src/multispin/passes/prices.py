@@ -1,8 +1,8 @@
-"""Prices of streams: what time is worth at this edge now. The thin shell around `control.worth`.
+"""Prices of streams: what time is worth at this edge now. A thin shell around `control.worth`.
 
-It asks again when sessions have come or gone or beliefs have drifted, and not too often. Meanwhile it keeps the last
-answer, and scales it by what plain decoding makes of those who are there now: where three of four users have left,
-time is not worth what it was. Does not know slots, tokens or messages.
+Prices are found again when sessions have come or gone or beliefs have drifted, but not too often. Meanwhile the last
+ones are scaled by the goodput of plain decoding for the present sessions, since time is worth less when three of four
+users have left. This file knows nothing of slots, tokens or messages.
 """
 
 import math
@@ -22,24 +22,24 @@ from multispin.passes.plans import Member
 from multispin.passes.settings import ControllerSettings
 
 USUAL_PERIOD_S = 2.0
-"""Prices are found again after this long even if nobody came or went, and sooner if beliefs have drifted [s] …"""
+"""Time after which prices are found again even if no session came or went [s], or sooner if beliefs have drifted …"""
 DRIFTED = 0.05
-"""… by this share: of a pass's time, of the edge's drafter or, on average, of the devices."""
+"""… by this relative change: of a pass's time, of the edge's drafter or, on average, of the devices."""
 LOOKED_AT = 64
-"""Sessions whose beliefs are looked at for that …"""
+"""Number of sessions whose beliefs are compared for that …"""
 LOOKS = 8
-"""… at most this many times in the time after which prices may be found again."""
+"""… at most this often within the shortest time between two prices."""
 SAME = 0.02
-"""Prices that differ by a smaller share are the same."""
+"""Relative difference below which prices count as equal."""
 NOTHING = SessionWorth(0.0, 0.0, 0.0, 0.0)
 """The prices of a session before its own are known."""
 
 
 class Prices:
-    """The price of time for the sessions that are there.
+    """The price of time for the present sessions.
 
     Attributes:
-        worth: what the engine's time and the devices' were worth when prices were last found; None before.
+        worth: worth of the engine's and the devices' time when prices were last found; None before.
 
     Args:
         settings: the operator's settings.
@@ -52,22 +52,22 @@ class Prices:
         self._beliefs = beliefs
         self._background: Background[_WorthAndGoodputs] = Background()
         self._fair = policy_named(settings.policy).fair
-        self._goodputs: Mapping[str, float] = {}  # the best rates' by session, from which fair weights follow
+        self._goodputs: Mapping[str, float] = {}  # goodputs of the best rates by session, for fair weights
         self.worth: Worth | None = None
-        self._learned = Price()  # relative to plain decoding of those who were there, whose number changes
-        self._promised = Price()  # the same, by what was expected of the passes
-        self._there = 0  # sessions that are there now
-        self._plain = math.nan  # what plain decoding makes of those for whom `worth` was found [tokens/s] …
-        self._asked_plain = math.nan  # … and of those for whom prices are being found
+        self._learned = Price()  # relative to plain decoding of the sessions at the time
+        self._promised = Price()  # the same, from the expected results of passes
+        self._there = 0  # number of present sessions
+        self._plain = math.nan  # goodput of plain decoding for the sessions of `worth` [tokens/s] …
+        self._asked_plain = math.nan  # … and for those for which prices are being found
         self._by = math.nan
         self._unscaled: dict[int, SessionWorth] = {}  # at the price of time of the best rates
         self._scaled: dict[int, SessionWorth] = {}  # at the engine's present price
         self._bands_hz: dict[int, float] | None = None
         self._asked_s = -USUAL_PERIOD_S
         self._asked: frozenset[int] = frozenset()
-        self._streaming: frozenset[int] = frozenset()  # those of them that have a stream
-        self._views: list[View] = []  # what was believed then
-        self._looked_s = -math.inf  # when beliefs were compared with that
+        self._streaming: frozenset[int] = frozenset()  # sessions with a stream
+        self._views: list[View] = []  # beliefs at that time
+        self._looked_s = -math.inf  # time of the last comparison with them
         self._asks = 0
 
     def use(self, executor: Executor) -> None:
@@ -75,25 +75,25 @@ class Prices:
         self._background.use(executor)
 
     def learn(self, tokens: float, seconds: float, pass_s: float) -> None:
-        """Learn from weighted tokens that took so many seconds of the engine's time; a pass usually takes `pass_s`."""
+        """Learn from weighted tokens and the engine time that they took [s]; a pass usually takes `pass_s`."""
         self._learned = learned_price(self._learned, tokens / self._plain_now(), seconds, pass_s)
         self._scale_sessions()
 
     def promise(self, tokens: float, seconds: float, pass_s: float) -> None:
         """Learn from a pass that begins: its expected weighted tokens, and its time with the wait before it [s].
 
-        Expected tokens count, not those that come: chance, and the time of prompts, would hide what devices add.
+        Expected tokens count, not actual ones, since chance and the time of prompts would hide what devices add.
         """
         self._promised = learned_price(self._promised, tokens / self._plain_now(), seconds, pass_s)
         self._scale_sessions()
 
     def look(self, sessions: Mapping[int, int], edge_rooms: bool, now_s: float) -> None:
-        """Start finding prices again if that is due, and use those that were found.
+        """Begin to find prices again if that is due, and use those that were found.
 
         Args:
-            sessions: tokens in a frame of each session's stream, over which what is fixed in a frame is spread; 0 for a
-                device that cannot draft, or drafts in grants: of those only the weight and the time of a ride count.
-            edge_rooms: whether the edge's own drafter can draft for them, and it is known how fast.
+            sessions: for each session, the tokens in a frame of its stream, over which a frame's fixed bits are spread;
+                0 if its device cannot draft or drafts in grants: then only its weight and the time of a ride count.
+            edge_rooms: whether the edge's own drafter can draft for them and its speed is known.
             now_s: present time of the driver's clock [s].
 
         """
@@ -132,7 +132,7 @@ class Prices:
         return self._drift(sorted(there), edge_rooms) > DRIFTED
 
     def _viewed(self, sessions: Sequence[int], edge_rooms: bool) -> list[View]:
-        """The inputs of prices: time of a pass, the edge's drafter, and some sessions' devices."""
+        """Beliefs that prices depend on: the time of a pass, the edge's drafter, and some sessions' devices."""
         drafter = self._beliefs.edge_drafter()
         pass_s = self._beliefs.verifier().verify_s([0] * len(sessions))
         edge = (drafter.acceptance_rate, drafter.step_s(len(sessions))) if edge_rooms else (0.0, 1.0)
@@ -140,7 +140,7 @@ class Prices:
         return [(*edge, pass_s), *(self._beliefs.view(session, 1) for session in sessions[::every])]
 
     def _drift(self, sessions: Sequence[int], edge_rooms: bool) -> float:
-        """How far beliefs have moved since prices were found: of the edge, or on average of the devices."""
+        """How far beliefs have drifted since prices were found: of the edge, or on average of the devices."""
         edge, *devices = (
             abs(now[0] - then[0]) + abs(now[1] / then[1] - 1.0) + abs(now[2] / then[2] - 1.0)
             for now, then in zip(self._viewed(sessions, edge_rooms), self._views, strict=True)
@@ -157,7 +157,7 @@ class Prices:
 
     @property
     def bands_hz(self) -> dict[int, float] | None:
-        """B_k of the best rates, by session [Hz]; another object whenever they were found again, None before."""
+        """B_k of the best rates, by session [Hz]; a new object whenever they are found again; None before."""
         return self._bands_hz
 
     def of(self, session: int) -> SessionWorth:
@@ -165,20 +165,20 @@ class Prices:
         return self._scaled.get(session, NOTHING)
 
     def _plain_now(self) -> float:
-        """What plain decoding makes of those who are there, as many tokens as sessions in a pass [tokens/s]."""
+        """Goodput of plain decoding for the present sessions, one token each in a pass [tokens/s]."""
         v, count = self._beliefs.verifier(), max(1, self._there)
         return count / verification_s(v.fixed_s, v.per_device_s, v.per_token_s, count, count)
 
     def _of_those_asked(self, worth: Worth) -> tuple[float, float]:
-        """The goodput that those for whom prices were found would have [tokens/s], and what the devices' time is worth.
+        """The goodput of the sessions for which prices were found [tokens/s], and the worth of the devices' time.
 
-        The latter is a share of its price; all of it before anything was expected of a pass.
+        The latter is a share of its price, 1 before any pass was expected.
         """
         promised = worth.devices_share(self._promised.tokens_per_s * self._plain) if self._promised.seconds > 0 else 1.0
         return self._learned.tokens_per_s * self._plain, promised
 
     def _scale_sessions(self) -> None:
-        """Find what is worth what for each session; asked for once for each of them in every pass."""
+        """Compute each session's worth, which every pass needs once for each session."""
         if self.worth is not None:
             by = self._plain_now() / self._plain * self.worth.scale(*self._of_those_asked(self.worth))
             if not abs(by - self._by) <= SAME * self._by:
@@ -187,7 +187,7 @@ class Prices:
 
 
 _WorthAndGoodputs = tuple[Worth, Mapping[str, float]]
-"""Prices, and the goodputs that weights follow from."""
+"""Prices, and the goodputs from which weights follow."""
 
 
 def _priced(
@@ -197,7 +197,7 @@ def _priced(
     edge_drafts: bool,
     before: Mapping[str, float] | None,
 ) -> _WorthAndGoodputs:
-    """Prices, with fair weights if goodputs of before are given."""
+    """Prices, with fair weights if earlier goodputs are given."""
     scenario = planning.scenario(members, chunks)
     if not edge_drafts:
         scenario = replace(scenario, edge_drafter=None)

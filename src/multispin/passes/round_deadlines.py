@@ -1,7 +1,7 @@
 """The deadline of each round: how long it waits for its drafts, from how late drafts have been.
 
-Knows the times of drafts, and whose they were: a single device that is late again and again cannot make a round wait
-for it longer than it pays for the others.
+It remembers whose drafts were late, so that a single device that is late again and again cannot make a round wait
+longer than pays for the others.
 """
 
 from collections import defaultdict, deque
@@ -11,9 +11,9 @@ from multispin.control.deadline import best_wait_s, sparing_wait_s
 from multispin.passes.limits import Limits
 
 _REMEMBERED = 256
-"""Drafts whose lateness is remembered, the latest ones."""
+"""Number of latest drafts whose lateness is remembered."""
 _ENOUGH = 32
-"""Fewer observations than this say too little: then a round waits as long as the limits allow."""
+"""Least number of observations; with fewer, a round waits as long as the limits allow."""
 
 
 class RoundDeadlines:
@@ -26,14 +26,14 @@ class RoundDeadlines:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._lateness: deque[tuple[int, float]] = deque(maxlen=_REMEMBERED)  # of a session's draft
+        self._lateness: deque[tuple[int, float]] = deque(maxlen=_REMEMBERED)  # per draft: its session and lateness
 
     def observe(self, session: int, planned_s: float, took_s: float) -> None:
         """Learn from a draft that arrived, late or not.
 
         Args:
             session: number of its session.
-            planned_s: planned time of drafting and upload in its round [s]; 0 where none was planned.
+            planned_s: planned time of drafting and upload in its round [s]; 0 if none was planned.
             took_s: time from its grant to its arrival [s].
 
         """
@@ -45,10 +45,10 @@ class RoundDeadlines:
         return self._limits.deadline_factor * planned_s + self._limits.deadline_slack_s
 
     def wait_s(self, awaited: int, planned_s: float, verify_s: float) -> float:
-        """Time after the grants at which the round goes on without the drafts that have not come [s].
+        """Time after the grants at which the round goes on without missing drafts [s].
 
         Args:
-            awaited: the drafts that are awaited.
+            awaited: number of awaited drafts.
             planned_s: planned time of drafting and upload [s].
             verify_s: expected time of the verification [s].
 

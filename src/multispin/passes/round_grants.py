@@ -1,6 +1,6 @@
-"""Grants of rounds: what each session is given by a plan, and whose draft is late.
+"""Grants of rounds: what a plan gives each session, and whose draft is late.
 
-Knows plans, grants and times. Does not know what is verified when.
+This file knows plans, grants and times, and nothing of batches.
 """
 
 import heapq
@@ -16,16 +16,16 @@ from multispin.protocol import Grant, Granted, Pending
 
 @dataclass
 class OpenRound:
-    """A round under way.
+    """The current round.
 
     Attributes:
         number: number of the round.
         planned_s: its planned time [s].
         deadline_s: time at which it goes on without the missing drafts [s].
-        members: seats whose drafts may still be awaited. A look at its end tells which are.
+        members: seats whose drafts may still be awaited; those at the end that are not are dropped when it is checked.
         expected_s: time at which all of its drafts are expected to have come [s].
-        riders: decisions for the sessions that no device drafts for, by number.
-        passes: how many more passes of theirs are planned before that.
+        riders: decisions for the sessions without device drafts, by number.
+        passes: number of further passes planned for these before that time.
 
     """
 
@@ -42,7 +42,7 @@ class RoundGrants:
     """Grants of the sessions in rounds.
 
     Attributes:
-        round: the round under way.
+        round: the current round.
         price_tokens_per_s: its planned goodput [tokens/s].
         rides: whether sessions without drafts have passes of their own.
 
@@ -69,7 +69,7 @@ class RoundGrants:
         return self._due[0][0] if self._due else None
 
     def schedule(self, now_s: float) -> tuple[RoundPlan | None, dict[int, Grant]]:
-        """Plan the next round and grant it to every running session that owes nothing."""
+        """Plan the next round, and grant it to every running session without an open draft."""
         self._seats.fill()
         members = [self._member(seat) for seat in self._seats if self.is_idle(seat)]
         late_hz = sum(seat.band_hz for seat in self._seats)
@@ -82,7 +82,7 @@ class RoundGrants:
             phase_s = max(0.0, plan.round_s - self._controller.beliefs.verification.predict(len(members), len(members)))
         verify_s = self._controller.beliefs.verifier().verify_s(plan.lengths)
         wait_s = self._deadlines.wait_s(sum(map(bool, plan.lengths)), phase_s, verify_s)
-        # Nobody waits for a device that was late already, nor for a probe.
+        # Nobody waits for a device that was late before, nor for a probe.
         self.round = OpenRound(
             self.round.number + 1,
             plan.round_s,
@@ -100,7 +100,7 @@ class RoundGrants:
         return plan, grants
 
     def is_idle(self, seat: Seat) -> bool:
-        """Whether a plan has something to decide for a session: it is there, and nothing of it is under way."""
+        """Whether a plan decides for a session: it is connected, and nothing of it is open."""
         return seat.running and seat.connected and seat.session.grant is None and self._seats.unread(seat) == 0
 
     def _member(self, seat: Seat) -> Member:
@@ -113,7 +113,7 @@ class RoundGrants:
         return Member(seat.session.number, room if able else 0, edge_room, comparable)
 
     def give(self, planned: SessionPlan, now_s: float) -> Grant | None:
-        """Do what is planned for a session: its grant, or None if its device need not know."""
+        """Carry out a session's plan. Returns its grant, or None if there is nothing to tell its device."""
         seat = self._seats[planned.session]
         seat.drafter, seat.asked_at_s = planned.drafter, now_s
         of_device = planned.drafter == DEVICE
@@ -146,7 +146,7 @@ class RoundGrants:
         return planned._replace(draft_length=min(planned.draft_length, seat.session.room), probe=None)
 
     def let_go_of_the_late(self, now_s: float) -> None:
-        """Take back grants whose drafts have not come in time: their sessions go on without, and are only probed."""
+        """Take back grants whose drafts have not come in time. Their sessions go on without, and are only probed."""
         while self._due and self._due[0][0] <= now_s:
             _, number, round_number = heapq.heappop(self._due)
             seat = self._seats.get(number)
@@ -165,5 +165,5 @@ class RoundGrants:
             self._controller.chooser.probes.miss(number, now_s, now_s - asked_s)
 
     def came(self, seat: Seat, now_s: float) -> None:
-        """A granted draft has come: learn how late drafts are."""
+        """Note that a granted draft has come, and learn how late drafts are."""
         self._deadlines.observe(seat.session.number, seat.planned_s, now_s - seat.asked_at_s)

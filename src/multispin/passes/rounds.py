@@ -1,8 +1,8 @@
-"""Rounds: plan, grant, wait for all drafts, verify, deliver; and passes of the other sessions meanwhile.
+"""Rounds: plan, grant, wait for all drafts, verify, deliver; and passes of the other sessions in the meantime.
 
-A device that is late misses the batch, not its session: its draft joins the next pass, and its band stays reserved
-until then. Under `rejection-up` a pass may have to ask devices for the distributions of refused tokens before it
-delivers; a device that answers late misses this delivery and gets its verdict when the answer comes.
+A late device misses the batch but keeps its session: its draft joins the next pass, and its band stays reserved until
+then. Under `rejection-up` a pass may have to ask devices for the distributions of refused tokens before it delivers. A
+device that answers late misses this delivery, and gets its verdict when the answer comes.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,12 +32,12 @@ from multispin.protocol import (
 from multispin.speculation import Failure, Finding, Rejection, framing_bits, uplink_bits_per_rejection
 
 PATIENCE = 0.5
-"""If drafts are late by this share of a pass, a pass is made without them."""
+"""Lateness of drafts, as a share of a pass, from which on a pass is made without them."""
 
 
 @dataclass(frozen=True)
 class _EdgeDrafting:
-    """The edge's own drafter is at work."""
+    """The edge's own drafter is working."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class _Verifying:
 
     Attributes:
         batch: the batch that is verified.
-        waits: whether drafts of the round are still awaited, so that this is a pass of the other sessions.
+        waits: whether drafts of the round are still awaited, so that this pass is for the other sessions.
 
     """
 
@@ -61,8 +61,8 @@ class _Settling:
     Attributes:
         batch: the batch that was verified.
         findings: the result of each job.
-        verify_s: how long that took [s].
-        asked: seats that owe a distribution; those found at the end that do not drop off.
+        verify_s: time of the verification [s].
+        asked: seats that must send a distribution; those at the end that need not are dropped when it is checked.
         until_s: time until which the others' verdicts wait [s].
         waits: whether drafts of the round are still awaited.
 
@@ -92,25 +92,25 @@ class Rounds:
         self._edge_drafts = edge_drafts
         self._grants = RoundGrants(state, edge_drafts)
         self._phase: _EdgeDrafting | _Verifying | _Settling | None = None  # None: drafts are gathered
-        self._rider_came = False  # a session may ride now that no look has seen
+        self._rider_came = False  # a new session may ride that no check has seen yet
 
     @property
     def number(self) -> int:
-        """Number of the round under way."""
+        """Number of the current round."""
         return self._grants.round.number
 
     @property
     def deadline_s(self) -> float:
-        """Time at which the current round goes on without the drafts that have not come [s]."""
+        """Time at which the current round goes on without missing drafts [s]."""
         return self._grants.round.deadline_s
 
     @property
     def price_tokens_per_s(self) -> float:
-        """Planned goodput of the round under way [tokens/s]."""
+        """Planned goodput of the current round [tokens/s]."""
         return self._grants.price_tokens_per_s
 
     def advance(self, now_s: float) -> Step:
-        """The driver's next step: sleep, verify a batch, or send messages; then ask again."""
+        """The driver's next step: sleep, verify a batch, or send messages. Call it again afterwards."""
         self._rider_came = False
         if self._grants.rides and self._phase is None:
             self._grants.let_go_of_the_late(now_s)
@@ -134,7 +134,7 @@ class Rounds:
         return Verify(batch)
 
     def waits(self, now_s: float) -> bool:
-        """Whether `advance` can only say Sleep. Cheap: a driver with many messages may ask this after each."""
+        """Whether `advance` would return Sleep. This is cheap enough to call after every message."""
         if self._state.outbox or (self._rider_came and self._phase is None):
             return False
         match self._phase:
@@ -145,7 +145,7 @@ class Rounds:
         return now_s < self._grants.round.deadline_s and _any_left(self._grants.round.members, self._is_awaited)
 
     def drafted(self, step: DraftHere, drafts: Sequence[EdgeDraft], draft_s: float, now_s: float) -> None:
-        """Take what the edge's own drafter drafted, one draft per ask; it took `draft_s`."""
+        """Take the drafts of the edge's own drafter, one per ask; `draft_s` is their time [s]."""
         assert self._edge_drafts is not None
         self._phase = None
         self._edge_drafts.drafted(step, drafts, draft_s, now_s)
@@ -153,12 +153,12 @@ class Rounds:
     def verified(
         self, batch: Batch, findings: Sequence[Finding | Failure | None], verify_s: float, now_s: float
     ) -> None:
-        """Take what a batch's verification found, one finding per job; it took `verify_s`.
+        """Take the findings of a batch, one per job; `verify_s` is the time of its verification [s].
 
-        A failure is its own session's: that session is told why and ends, and the pass goes on with the others.
+        A Failure ends its own session only, with the reason; the pass goes on with the others.
 
-        Refusals that need the device's distribution are settled at once, so that it can be asked for; the others'
-        band is idle meanwhile, and the answer goes up over the band of the draft that it belongs to.
+        Refusals that need the device's distribution are settled at once, so that it can be asked for. The answer is
+        sent over the band of its draft; the others' bands are idle meanwhile.
         """
         asked, upload_s = list[Seat](), 0.0
         for job, finding in zip(batch.jobs, findings, strict=True):
@@ -184,20 +184,20 @@ class Rounds:
         self._phase = _Settling(batch, findings, verify_s, asked, until_s, waits)
 
     def came_back(self, seat: Seat) -> None:
-        """A device is connected again: its draft may be awaited again."""
+        """Note that a device is connected again, so that its draft may be awaited again."""
         if seat not in self._grants.round.members:
             self._grants.round.members.append(seat)
 
     def receive(
         self, seat: Seat, message: Draft | Distribution | Chunk, frame_bytes: int, now_s: float
     ) -> list[Downlink]:
-        """Take what a device drafted, or a distribution that it was asked for; returns what is answered at once."""
+        """Take a device's draft, or a distribution that it was asked for. Returns the immediate answers."""
         match message:
             case Draft():
                 return self._draft(seat, message, frame_bytes, now_s)
             case Distribution():
                 return self._state.receive_distribution(seat, message, frame_bytes)
-        raise ProtocolError("unexpected", "a chunk came, but no text streams at this edge")
+        raise ProtocolError("unexpected", "a Chunk came, but no text streams at this edge: send Drafts for Grants")
 
     def _draft(self, seat: Seat, message: Draft, frame_bytes: int, now_s: float) -> list[Downlink]:
         session = seat.session
@@ -216,10 +216,10 @@ class Rounds:
     # Sessions that no device drafts for ---------------------------------------------------------------------------
 
     def _ride(self, now_s: float) -> Step:
-        """A pass of the sessions that no device drafts for, if it is time for one while drafts are awaited.
+        """A pass of the sessions without device drafts, if it is time for one while drafts are awaited.
 
-        It is while such passes are planned, while one more is over before the drafts are expected, and when the drafts
-        are late: nobody waits for them but who drafts.
+        It is time while such passes are planned, while one more ends before the drafts are expected, and when the
+        drafts are late, since these sessions do not wait for them.
         """
         if (step := self._seat_riders(now_s) or self._to_draft()) is not None:
             return step
@@ -237,7 +237,7 @@ class Rounds:
         return Sleep(until_s if due_s is None else min(until_s, due_s))
 
     def _seat_riders(self, now_s: float) -> Send | None:
-        """Let sessions with nothing under way take part in the pass to come; what devices must be told, if anything."""
+        """Let idle sessions take part in the next pass. Returns the messages for devices, if any."""
         grants = self._grants
         messages = [
             (seat.session.number, grant)
@@ -247,7 +247,7 @@ class Rounds:
         return Send(messages) if messages else None
 
     def _rides_now(self, seat: Seat) -> bool:
-        """Whether a session takes part in a pass that awaited drafts do not."""
+        """Whether a session takes part in a pass without the awaited drafts."""
         stage = seat.session.stage
         if not isinstance(stage, Pending):
             return False
@@ -261,7 +261,7 @@ class Rounds:
         return step
 
     def _collect(self, pending: Sequence[Seat] | None = None) -> Batch:
-        """Take every draft at hand, or those of some sessions, and as many prompt tokens as may ride along."""
+        """Make a batch of all pending drafts, or those of some sessions, and prompt tokens that may ride along."""
         self._seats.fill()
         if pending is None:
             pending = [seat for seat in self._seats if isinstance(seat.session.stage, Pending)]
@@ -269,9 +269,9 @@ class Rounds:
         return collect(self._state, under_way.number, jobs, under_way.planned_s)
 
     def _deliver(self, settling: _Settling, now_s: float) -> Send:
-        """Settle the rest of a batch, plan the next round, and say everybody's verdict and grant.
+        """Settle the rest of a batch, plan the next round, and send everybody's verdict and grant.
 
-        A distribution that has not come by now is not waited for any longer: its draft is decided when it comes.
+        A missing distribution is no longer waited for: its draft is decided when it comes.
         """
         batch = settling.batch
         verdicts = list[tuple[Seat, Verdict]]()
@@ -286,21 +286,21 @@ class Rounds:
                     compare(self._state, seat)
         self._phase = None
         self._seats.end_batch()
-        # In a pass of their own, the sessions that no device drafts for go on as planned.
+        # After a pass of their own, the sessions without device drafts go on as planned.
         held = {seat.session.number for seat, _ in verdicts if seat.held}
         plan, grants = (None, {}) if settling.waits else self._grants.schedule(now_s)
         drafted_here = {job.session for job in batch.jobs if job.drafter == EDGE and job.drafted}
         messages: list[Addressed] = []
         for seat, verdict in verdicts:
             session, trial, number = seat.session, seat.trial, seat.session.number
-            if trial is not None and verdict.finish:  # nothing is to be learned from it any more
+            if trial is not None and verdict.finish:  # nothing more can be learned from it
                 known = trial.base if trial.ids is None else verdict.base
                 messages += [(number, each) for each in session.catch_up(known)]
                 seat.trial = None
                 self._controller.chooser.probes.break_off(number, now_s)
-            elif number in held:  # its device is told nothing before its draft has come
+            elif number in held:  # its device gets no message before its draft has come
                 continue
-            elif number in drafted_here:  # the device does not know what was accepted
+            elif number in drafted_here:  # the device does not have these tokens
                 messages.append((number, session.tail(verdict.base)))
             elif number in grants and not seat.held:
                 messages.append((number, session.attach(verdict, grants.pop(number))))
@@ -327,14 +327,14 @@ class Rounds:
         return any(prompt_due(self._state, seat) for seat in self._seats)
 
     def _is_awaited(self, seat: Seat) -> bool:
-        """Whether the round under way waits for a session's draft. It does not wait for those who were late before."""
+        """Whether the current round waits for a session's draft. It does not wait for devices that were late before."""
         stage = seat.session.stage
         if not isinstance(stage, Granted) or stage.grant.round != self._grants.round.number:
             return False
         return seat.connected and seat.running
 
     def _distribution_s(self, seat: Seat, band_hz: float) -> float:
-        """Planned time to send one distribution up [s]; 0 where no link has been granted."""
+        """Planned time to send one distribution up [s]; 0 without a granted band."""
         request = seat.session.request
         if request is None or band_hz <= 0.0:
             return 0.0
@@ -343,7 +343,7 @@ class Rounds:
 
 
 def _is_asked(seat: Seat) -> bool:
-    """Whether a session owes the distribution that a pass waits for. One that has ended has no slot."""
+    """Whether a pass waits for a session's distribution. An ended session has no slot."""
     return seat.connected and seat.slot is not None and isinstance(seat.session.stage, DistributionAsked)
 
 

@@ -1,4 +1,4 @@
-"""The seam between the loop and who decides which sessions ride in which pass."""
+"""The interface between the loop and what decides which sessions ride in which pass."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -10,33 +10,33 @@ from multispin.speculation import Failure, Finding
 
 
 class Scheduler(Protocol):
-    """Decides what happens next, over the sessions of an `EdgeState`; `passes.loop` says how it is driven."""
+    """Decides what happens next with the sessions of an `EdgeState`; `passes.loop` says how to drive it."""
 
     @property
     def number(self) -> int:
-        """Number of the round or pass under way."""
+        """Number of the current round or pass."""
 
     @property
     def deadline_s(self) -> float:
-        """Time at which it goes on without the awaited drafts [s]; 0 if none are awaited."""
+        """Time at which it goes on without missing drafts [s]; 0 if none are awaited."""
 
     @property
     def price_tokens_per_s(self) -> float:
-        """The engine's goodput as decisions take it [tokens/s]; 0 while nothing is known."""
+        """Price of time that decisions use [tokens/s]; 0 while unknown."""
 
     def advance(self, now_s: float) -> Step:
         """The driver's next step: sleep, draft here, verify a batch, or send messages."""
 
     def waits(self, now_s: float) -> bool:
-        """Whether `advance` can only say Sleep."""
+        """Whether `advance` would return Sleep."""
 
     def drafted(self, step: DraftHere, drafts: Sequence[EdgeDraft], draft_s: float, now_s: float) -> None:
-        """Take what the edge's own drafter drafted.
+        """Take the drafts of the edge's own drafter.
 
         Args:
             step: the step that asked for the drafts.
             drafts: one draft per ask, in this order.
-            draft_s: how long the drafting took [s].
+            draft_s: time of the drafting [s].
             now_s: present time of the driver's clock [s].
 
         """
@@ -44,12 +44,12 @@ class Scheduler(Protocol):
     def verified(
         self, batch: Batch, findings: Sequence[Finding | Failure | None], verify_s: float, now_s: float
     ) -> None:
-        """Take what the verification of a batch found.
+        """Take the findings of a batch.
 
         Args:
             batch: the batch that was verified.
             findings: one per job, in this order; a Failure ends its own session only, None is a prompt's.
-            verify_s: how long the verification took [s].
+            verify_s: time of the verification [s].
             now_s: present time of the driver's clock [s].
 
         """
@@ -57,7 +57,7 @@ class Scheduler(Protocol):
     def receive(
         self, seat: Seat, message: Draft | Distribution | Chunk, frame_bytes: int, now_s: float
     ) -> list[Downlink]:
-        """Take what a device drafted, or a distribution that it was asked for.
+        """Take a device's draft, or a distribution that it was asked for.
 
         Args:
             seat: seat of the device's session.
@@ -66,7 +66,7 @@ class Scheduler(Protocol):
             now_s: present time of the driver's clock [s].
 
         Returns:
-            What is answered at once.
+            The immediate answers.
 
         Raises:
             ProtocolError: the message breaks the protocol, which ends the session.
@@ -74,4 +74,4 @@ class Scheduler(Protocol):
         """
 
     def came_back(self, seat: Seat) -> None:
-        """A device is connected again."""
+        """Note that a device is connected again."""

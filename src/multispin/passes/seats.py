@@ -1,6 +1,6 @@
-"""Seats: which sessions are at this edge, which of them have one of the engine's slots, and who gets the next one.
+"""Seats: the sessions at this edge, which of them have a slot of the engine, and who gets the next one.
 
-Knows slots, connections and times of loss. Does not know drafts' contents, rounds or plans.
+This file knows slots, connections and times of loss, and nothing of drafts' contents, rounds or plans.
 """
 
 import secrets
@@ -16,15 +16,15 @@ from multispin.speculation import Engine, Rule
 
 @dataclass(eq=False)
 class TrialDraft:
-    """A draft that is asked of a device beside its text, which goes on meanwhile.
+    """A draft that a device is asked for beside its text, which goes on meanwhile.
 
-    The device is told nothing until its draft has come, so that it does not give the draft up.
+    The device gets no message until its draft has come, so that it does not abandon the draft.
 
     Attributes:
         grant: the grant that the device has.
-        base: number of tokens committed when it was asked.
-        asked_s: time at which it was asked [s].
-        ids: the draft; None until it has come. It is kept until the text shows what of it was right.
+        base: number of tokens committed at the request.
+        asked_s: time of the request [s].
+        ids: the draft; None until it has come. It is kept until the text shows how much of it was right.
 
     """
 
@@ -35,7 +35,7 @@ class TrialDraft:
 
 
 MAKES_ROOM_AFTER_S = 1.0
-"""A session that asks for nothing for this long may have to make room for a newcomer [s]."""
+"""Time without a request after which a session may have to make room for a newcomer [s]."""
 
 
 @dataclass(eq=False, slots=True)
@@ -49,13 +49,13 @@ class Seat:
         connected: whether its device is there.
         lost_at_s: time at which the device was last lost [s].
         asked_at_s: time at which the edge last asked the device for something, or the device came back [s].
-        planned_s: planned time from its grant to its draft's arrival [s]; 0 where that says nothing.
-        evicted: whether its text had a slot which another request took.
-        heard_at_s: time of the device's last message, or at which its text was last seen under way [s].
-        turn: the order in which texts got their slots; prompts are read in it.
-        drafter: the drafter for it until the next plan.
-        to_draft: tokens that the edge's own drafter is still to draft for the pass to come.
-        trial: a draft that is asked of the device beside; None if none is.
+        planned_s: planned time from its grant to its draft's arrival [s]; 0 if unknown.
+        evicted: whether its text lost its slot to another request.
+        heard_at_s: time of the device's last message, or at which its text was last seen growing [s].
+        turn: number in the order in which texts got their slots; prompts are read in this order.
+        drafter: its drafter until the next plan.
+        to_draft: number of tokens that the edge's own drafter still has to draft for the next pass.
+        trial: a draft that the device is asked for beside its text; None without one.
 
     """
 
@@ -75,29 +75,29 @@ class Seat:
 
     @property
     def held(self) -> bool:
-        """Whether the device is told nothing for now."""
+        """Whether messages to the device are held back for now."""
         return self.trial is not None and self.trial.ids is None
 
     @property
     def band_hz(self) -> float:
-        """Band that drafts of its device hold [Hz]."""
+        """Band that its device's drafts hold [Hz]."""
         grant = self.trial.grant if self.trial is not None and self.trial.ids is None else self.session.grant
         return grant.bandwidth_hz if grant is not None else 0.0
 
     @property
     def running(self) -> bool:
-        """Whether it has a slot and a text that goes on."""
+        """Whether it has a slot and an unfinished text."""
         request = self.session.request
         return self.slot is not None and request is not None and not request.finish
 
     @property
     def idle(self) -> bool:
-        """Whether it has no text to be written."""
+        """Whether it has no unfinished text."""
         return self.session.request is None or bool(self.session.request.finish)
 
     @property
     def owes(self) -> bool:
-        """Whether the edge waits for a draft or a distribution of it."""
+        """Whether the edge waits for its draft or distribution."""
         return self.running and isinstance(self.session.stage, Granted | DistributionAsked)
 
 
@@ -114,9 +114,9 @@ class Seats:
         self._engine = engine
         self._limits = limits
         self._seats: dict[int, Seat] = {}
-        self._waiting: deque[int] = deque()  # sessions with a request and no slot, the next one first
+        self._waiting: deque[int] = deque()  # sessions with a request but no slot, the next one first
         self._turns = 0
-        # Slots in the batch under way: nobody else may have them before its end.
+        # Slots in the current batch, which nobody else may get before its end.
         self._in_batch: frozenset[int] = frozenset()
 
     def __iter__(self) -> Iterator[Seat]:
@@ -146,7 +146,11 @@ class Seats:
             origin: whom it counts as, for `Limits.max_share`; default empty: nobody.
 
         Returns:
-            The number of the session that has to go, or None. ProtocolError if nobody can make room.
+            The number of the session that has to go, or None.
+
+        Raises:
+            ProtocolError: no session can make room.
+
         """
         idle, most = None, self._limits.max_sessions
         held = Counter(seat.origin for seat in self._seats.values())
@@ -177,20 +181,20 @@ class Seats:
         raise ProtocolError("unknown-session", "there is no session to resume: open the request again")
 
     def come_back(self, seat: Seat, now_s: float) -> None:
-        """A device is connected again; a text that lost its slot waits for one.
+        """Note that a device is connected again. A text that lost its slot waits for one.
 
-        Such a text comes before all that never had a slot, and behind those that came back earlier.
+        Such a text comes before all that never had a slot, and after those that came back earlier.
         """
         seat.connected = True
-        if not seat.owes:  # who owes an answer gains no time by coming back
+        if not seat.owes:  # a device that must answer gains no time by reconnecting
             seat.asked_at_s = now_s
-        seat.planned_s = 0.0  # a draft that a broken connection held up says nothing of others
+        seat.planned_s = 0.0  # a draft delayed by a broken connection says nothing about others
         number, request = seat.session.number, seat.session.request
         if seat.slot is None and request and not request.finish and number not in self._waiting:
             self._waiting.insert(sum(self._seats[each].evicted for each in self._waiting), number)
 
     def remove(self, number: int) -> Seat | None:
-        """End a session and take back all that it holds; None if it had ended."""
+        """End a session, and free its slot; None if it had ended."""
         seat = self._seats.pop(number, None)
         if seat is not None:
             if number in self._waiting:
@@ -236,16 +240,16 @@ class Seats:
             seat.slot, seat.evicted, seat.turn = self._engine.open(), False, self._turns
 
     def release(self, seat: Seat) -> None:
-        """Give a slot back, now or when the batch that uses it is done."""
+        """Free a slot, now or when the batch that uses it is done."""
         if seat.slot is not None and seat.slot not in self._in_batch:
             self._engine.close(seat.slot)
         seat.slot = None
 
     def evict(self, now_s: float) -> None:
-        """Take the slots of sessions that have been lost for a while, as many as others wait for; longest lost first.
+        """Take slots from sessions that have been lost for a while, as many as others wait for, longest lost first.
 
-        Nothing that was decided is forgotten: a refused draft whose distribution is still to come keeps its slot, and
-        so does every text under `rejection-down`, of which the device knows a token that the edge may not.
+        No decision is lost by this: a refused draft whose distribution is outstanding keeps its slot, and so does every
+        text under `rejection-down`, since the device may have a token that the edge does not have.
         """
         wanted = sum(self._seats[number].connected for number in self._waiting)
         wanted -= self._engine.slots - len(self._held())
@@ -258,10 +262,10 @@ class Seats:
             self.release(seat)
 
     def lost_for_good(self, now_s: float) -> list[int]:
-        """Sessions whose device has been lost, has owed an answer, or has asked for nothing, for too long."""
+        """Sessions whose device has been lost, has not answered, or has made no request, for too long."""
         limits = self._limits
         for seat in self._seats.values():
-            if not seat.idle:  # while its text is written a device need not say anything
+            if not seat.idle:  # a device need not send anything while its text is written
                 seat.heard_at_s = now_s
         return [
             number
@@ -285,11 +289,11 @@ class Seats:
         return [seat for seat in waiting if seat.connected]
 
     def begin_batch(self, slots: Iterable[int]) -> None:
-        """A batch uses these slots from now on."""
+        """Note that a batch uses these slots from now on."""
         self._in_batch = frozenset(slots)
 
     def end_batch(self) -> None:
-        """The batch is done: close the slots whose session has given them back meanwhile."""
+        """Note that the batch is done, and close the slots that were freed meanwhile."""
         held = self._held()
         for slot in sorted(self._in_batch):
             if slot not in held:
@@ -297,7 +301,7 @@ class Seats:
         self._in_batch = frozenset()
 
     def unread(self, seat: Seat) -> int:
-        """Number of committed tokens, all but the newest, that are not in the cache yet."""
+        """Number of committed tokens but the newest that are not yet in the cache."""
         request, slot = seat.session.request, seat.slot
         if slot is None or request is None or request.finish:
             return 0

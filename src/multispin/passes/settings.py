@@ -1,4 +1,4 @@
-"""The operator's settings for plans."""
+"""The operator's settings for planning."""
 
 from dataclasses import dataclass
 
@@ -9,8 +9,8 @@ from multispin.errors import InputError
 
 MODES = (*ROUND_MODES, "streams", "auto")
 """Modes of an edge: nobody drafts; only the edge's drafter does; devices draft in rounds, as the policy plans; each
-session has the best of these three; devices draft on while they are verified; or whatever pays. In the last one a
-session rides for one token, with the edge's drafts or with its device's, by the prices of streams."""
+session gets the best of these three; devices draft on while they are verified; or whatever pays. In the last one a
+session gets one token, the edge's drafts or its device's, by the prices of streams."""
 
 
 @dataclass(frozen=True)
@@ -22,10 +22,10 @@ class ControllerSettings:
         bandwidth_hz: uplink band that all devices share [Hz].
         bits_per_id: bits of one drafted id on the air.
         max_draft_length: longest draft that may be granted [tokens]; default 16.
-        replan_tolerance: a plan's draft lengths are kept while the beliefs that it was made from have drifted by no
-            more than this (`Controller.plan`); 0 plans again whenever anything has changed; default 0.02.
-        frame_bits: frame overhead per draft [bit], assumed until a device's own is measured; default 0. Where only ids
-            are sent this is most of a frame, and a device that is charged less gets too little band for its first one.
+        replan_tolerance: greatest drift of beliefs for which a plan's draft lengths are kept (`Controller.plan`); 0
+            plans again after any change; default 0.02.
+        frame_bits: frame overhead per draft [bit], assumed until a device's own is measured; default 0. With ids only
+            it is most of a frame, and too small a value gives a device too little band for its first draft.
         multiple_access: "fdma" (default), each device has a share of the band; or "tdma", they send in turns.
         mode: "rounds" (default), devices draft as the policy says; "plain", nobody drafts; "edge", only the edge's own
             drafter does; "mixture", for each session the best of these; "streams", devices draft on while they are
@@ -47,10 +47,10 @@ class ControllerSettings:
     def __post_init__(self) -> None:
         one_of("mode", self.mode, MODES)
         if self.mode == "edge" and not self.edge_drafts:
-            raise InputError("mode = 'edge' needs a drafter of the edge's own, and there is none")
+            raise InputError("mode = 'edge' needs a drafter of the edge's own: give one, or choose another mode")
         if self.mode in ("mixture", "streams", "auto") and self.multiple_access == "tdma":
             raise InputError(
-                f"mode = '{self.mode}' is for devices with a band each, not for those that send in turns (tdma)"
+                f"mode = '{self.mode}' does not go with multiple_access = 'tdma': use 'fdma' or mode = 'rounds'"
             )
         one_of("policy", self.policy, RUNTIME_POLICIES)
         positive("bandwidth_hz", self.bandwidth_hz)

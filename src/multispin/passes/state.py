@@ -1,4 +1,4 @@
-"""State that the parts of the loop share: sessions, messages that wait, and the decisions about drafts in grants."""
+"""State that the parts of the loop share: sessions, outgoing messages, and decisions about drafts in grants."""
 
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -23,17 +23,17 @@ class DecidedDraft(NamedTuple):
 
 @dataclass(eq=False)
 class EdgeState:
-    """The sessions of an edge, and what is done for each of them whatever the scheduler.
+    """The sessions of an edge, and what both schedulers do with them.
 
     Attributes:
         engine: verification engine that runs the target model.
         controller: plans, and holds what is believed.
         limits: bounds of this edge.
         seats: sessions and slots.
-        outbox: messages that are to be sent next.
+        outbox: messages to send next.
         rows: drafts decided since the last report.
-        late_drafted: tokens of drafts in grants that came when nobody waited for them any more.
-        gone_wasted: tokens of streams that were never verified, of sessions that have ended.
+        late_drafted: tokens of drafts in grants that came too late to be verified.
+        gone_wasted: tokens of ended sessions' streams that were never verified.
 
     """
 
@@ -48,15 +48,15 @@ class EdgeState:
 
     @property
     def late_tokens(self) -> int:
-        """Drafted tokens that came when nobody waited for them any more, or whose chain has ended."""
+        """Number of drafted tokens that came too late, or whose chain has ended."""
         return self.late_drafted + self.gone_wasted + sum(seat.session.counts.wasted for seat in self.seats)
 
     def tell(self, number: int, message: Downlink) -> None:
-        """Put a message to be sent at the end of the outbox."""
+        """Append a message to the outbox."""
         self.outbox.append((number, message))
 
     def leave(self, number: int) -> None:
-        """End a session and take back all that it holds."""
+        """End a session, and free its slot and its band."""
         seat = self.seats.remove(number)
         if seat is not None:
             seat.session.end()
@@ -75,14 +75,14 @@ class EdgeState:
             now_s: present time of the driver's clock [s].
 
         Returns:
-            None if it is the draft that was awaited, else what is answered at once.
+            None if it is the awaited draft, else the immediate answers.
 
         """
         session, stage = seat.session, seat.session.stage
         answers = session.receive(message)
-        if session.request is not None and session.request.finish:  # its last token has been named
+        if session.request is not None and session.request.finish:  # the draft named its last token
             self.seats.release(seat)
-        if answers or not isinstance(stage, Granted):  # else it is in the batch under way already
+        if answers or not isinstance(stage, Granted):  # otherwise it is in the current batch already
             self.late_drafted += message.length
             return [*answers]
         if stage.grant.length > 0:
@@ -111,7 +111,7 @@ class EdgeState:
         )
 
     def receive_distribution(self, seat: Seat, message: Distribution, frame_bytes: int) -> list[Downlink]:
-        """Decide a refused draft by the distribution that it was drawn from; the next plan has a grant for it."""
+        """Decide a refused draft with its distribution. The next plan grants it another one."""
         stage = seat.session.stage
         verdict = seat.session.receive_distribution(message)
         if isinstance(stage, DistributionAsked):
@@ -120,9 +120,9 @@ class EdgeState:
         return [verdict]
 
     def settle(self, seat: Seat, job: Job, finding: Finding) -> Verdict | Ask | None:
-        """Commit what was found of a session's draft and learn from it; None if the draft is no longer the session's.
+        """Commit the finding for a session's draft, and learn from it; None if the draft is no longer the session's.
 
-        Whatever is still to be asked, the cache keeps the same: a refused token's place is that of the newest token.
+        The cache keeps the same positions even if an Ask follows: a refused token's position is the newest token's.
         """
         if seat.slot != job.feed.slot:
             return None
@@ -130,7 +130,7 @@ class EdgeState:
         if job.drafter == EDGE:
             self.controller.beliefs.observe_edge_outcome(job.session, job.drafted, finding.accepted)
         else:
-            # A token granted but not drafted counts like one refused: it is what a longer grant would have brought.
+            # A granted token that was not drafted counts as rejected, since that is what a longer grant would bring.
             self.controller.observe_outcome(job.session, job.granted, finding.accepted)
         answer = seat.session.settle(finding)
         if isinstance(answer, Verdict):
@@ -138,14 +138,14 @@ class EdgeState:
         return answer
 
     def decided(self, seat: Seat, verdict: Verdict, drafted: int) -> None:
-        """Note a verdict for the report; a text that has ended gives its slot back."""
-        delivered = verdict.accepted + 1  # the token to be found from an offer counts here, not when it is named
+        """Note a verdict for the report. An ended text frees its slot."""
+        delivered = verdict.accepted + 1  # the token found from an offer is counted here, not when it is named
         self.rows.append(DecidedDraft(seat.session.number, drafted, verdict.accepted, delivered))
         if verdict.finish:
             self.seats.release(seat)
 
     def report(self, batch: Batch, verify_s: float, plan: RoundPlan | None) -> RoundReport:
-        """The report of a pass; the drafts that were decided since the last one are its own."""
+        """The report of a pass, with the drafts that were decided since the last report."""
         members, drafted, accepted, delivered = zip(*self.rows, strict=True) if self.rows else ((), (), (), ())
         self.rows = []
         return RoundReport(

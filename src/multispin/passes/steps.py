@@ -1,4 +1,4 @@
-"""Values between the loop and its driver: the four steps that it can ask for, and the report of a pass."""
+"""Values between the loop and its driver: the four steps that the loop can ask for, and the report of a pass."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from multispin.protocol import Downlink
 from multispin.speculation import DistributionFormat, DraftAsk, Feed, Matcher, TruncatedDistribution
 
 Addressed = tuple[int, Downlink]
-"""A session's number, and what is to be sent to its device."""
+"""A session's number, and a message for its device."""
 
 
 class Job(NamedTuple):
@@ -18,10 +18,10 @@ class Job(NamedTuple):
     Attributes:
         session: number of the session.
         feed: the tokens that it brings.
-        drafted: how many of them were drafted.
-        granted: how many could have been drafted.
+        drafted: number of drafted tokens.
+        granted: number of tokens that could have been drafted.
         drafter: drafter of the tokens: `DEVICE` or `EDGE`.
-        matcher: follows the text, where its request has a grammar; else None.
+        matcher: the grammar's matcher; None without a grammar.
 
     """
 
@@ -35,10 +35,10 @@ class Job(NamedTuple):
 
 @dataclass(frozen=True)
 class Batch:
-    """Everything that one forward pass verifies: drafts first, chunks of prompts after them.
+    """Everything in one forward pass: drafts first, then chunks of prompts.
 
     Attributes:
-        round: number of the round that it belongs to.
+        round: number of its round.
         jobs: verification jobs, one per session.
 
     """
@@ -48,7 +48,7 @@ class Batch:
 
     @property
     def tokens(self) -> int:
-        """Number of tokens fed: Σ (L_k + 1), and the prompt chunks."""
+        """Number of tokens fed: Σ (L_k + 1), plus the prompt chunks."""
         return sum(len(job.feed.tokens) for job in self.jobs)
 
 
@@ -100,7 +100,7 @@ class EdgeAsk(NamedTuple):
     Attributes:
         session: number of the session.
         ask: slot, text, length and sampling parameters.
-        form: how distributions are written, under the rejection rules; None where ids are enough.
+        form: format of distributions under the rejection rules; None: only ids.
 
     """
 
@@ -110,12 +110,12 @@ class EdgeAsk(NamedTuple):
 
 
 EdgeDraft = tuple[list[int], list[TruncatedDistribution]]
-"""Drafted ids, and the distributions that they were drawn from if these were wanted."""
+"""Drafted ids, and the distributions that they were drawn from if requested."""
 
 
 @dataclass(frozen=True)
 class DraftHere:
-    """The edge's own drafter is to draft for these sessions; `Passes.drafted` takes what it did.
+    """Let the edge's own drafter draft for these sessions, and pass the drafts to `Passes.drafted`.
 
     Attributes:
         asks: drafting tasks, one per session.
@@ -127,7 +127,7 @@ class DraftHere:
 
 @dataclass(frozen=True)
 class Verify:
-    """This batch is to be verified; `Passes.verified` takes what was found.
+    """Verify this batch, and pass the findings to `Passes.verified`.
 
     Attributes:
         batch: the batch to verify.
@@ -139,7 +139,7 @@ class Verify:
 
 @dataclass(frozen=True)
 class Send:
-    """These messages are to be sent.
+    """Send these messages.
 
     Attributes:
         messages: the messages, in the order in which they were made.

@@ -1,9 +1,8 @@
-"""Streams: devices draft on while they are verified, and whoever is worth it rides in the pass that begins now.
+"""Streams: devices draft on while they are verified, and a session rides in a pass if it is worth the time.
 
-Whenever the engine is free, `control.streams.choose` decides by the price of time who rides with how many of the tokens
-that have come, for whom the edge's own drafter goes on, or to wait for the next arrival. What was found is committed
-and told at once. How far devices may draft ahead is in `windows`. Texts under a rejection rule draft in grants beside
-(`grants`).
+Whenever the engine is free, `control.streams.choose` decides by the price of time: who rides with how many of the
+pending tokens, for whom the edge's own drafter goes on, or to wait for the next arrival. Results are committed and sent
+at once. `windows` decides how far devices may draft ahead. Texts under a rejection rule draft in grants (`grants`).
 """
 
 import math
@@ -26,15 +25,15 @@ from multispin.protocol import Chunk, Distribution, Downlink, Draft, Error, Pend
 from multispin.speculation import Failure, Finding, Outcome
 
 UNLEARNED_PASSES = 12
-"""In the edge's first passes nobody counts as short of plain decoding: what that would take is still a guess."""
+"""Number of the edge's first passes in which no session counts as behind plain decoding: its time is still a guess."""
 MOST_WAIT = 0.15
-"""A pass that is worth its time is put off for at most this share of the usual time of a pass …"""
+"""Longest delay of a pass that is worth its time, as a share of the usual time of a pass …"""
 MOST_WAIT_FOR_ALL = 0.6
-"""… and, the more of those present it waits for, up to this share of it."""
+"""… which grows up to this share, the more of the present sessions it waits for."""
 LOOK_S = 2e-5
-"""Whoever waits looks again so long later for each session, at least: a look at all of them takes half of that [s]."""
+"""Least time between two decisions while waiting, for each session [s]; a decision takes about half of it."""
 SHORTEST_SLEEP_S = 2e-4
-"""A wait for what is expected is at least so long [s]."""
+"""Least time of a wait for an expected arrival [s]."""
 
 
 class Streams:
@@ -61,17 +60,17 @@ class Streams:
         self._next = NextPass(state, edge_drafts)
         self._number = 0
         self._present = 0  # sessions that could ride
-        self._busy = False  # whether a batch is verified, or the edge's drafter is at work
-        self._added: dict[int, Sequence[int]] | None = None  # what the edge's drafter has drafted for it
+        self._busy = False  # whether a batch is verified, or the edge's drafter works
+        self._added: dict[int, Sequence[int]] | None = None  # drafts of the edge's drafter for the next pass
         self._prices = state.controller.prices
         self._paying = state.controller.paying
-        self._since_s: float | None = None  # since when the engine's time is counted [s]; None: nobody wants it
+        self._since_s: float | None = None  # start of the counted engine time [s]; None: the engine is not needed
         self._report: RoundReport | None = None
-        self._looks_s = 0.0  # it is better to wait, and whether it still is is not asked before [s]
-        self._put_off_s: float | None = None  # since when a pass that is worth its time is put off [s] …
-        self._put_off_until_s = 0.0  # … and until when it may be, for the sake of those that it waited for at first [s]
-        self._planned: Go | None = None  # the pass to come, or under way
-        self._waits_s: float | None = None  # since when it has been better to wait [s]
+        self._looks_s = 0.0  # time of the next decision while waiting [s]
+        self._put_off_s: float | None = None  # time since which a pass that is worth its time is delayed [s] …
+        self._put_off_until_s = 0.0  # … and until which it may be, for those that it waited for at first [s]
+        self._planned: Go | None = None  # the next or current pass
+        self._waits_s: float | None = None  # time since which waiting has been better [s]
 
     @property
     def number(self) -> int:
@@ -80,7 +79,7 @@ class Streams:
 
     @property
     def deadline_s(self) -> float:
-        """No pass waits for drafts."""
+        """0, since no pass waits for drafts."""
         return 0.0
 
     @property
@@ -116,14 +115,14 @@ class Streams:
         return self._go_or_wait(now_s)
 
     def _go_or_wait(self, now_s: float) -> Step:
-        """Begin a pass if that is best now: by the edge's own drafter, or by its verification."""
+        """Begin a pass if that is best now, with the edge's own drafter or with its verification."""
         ready = self._ready(now_s)
         decision = self._decided(ready, now_s)
         if self._edge_drafts is not None and (drafting := self._next.to_draft()) is not None:
             self._busy = True
             return drafting
         wait_s = decision.for_s if isinstance(decision, Wait) else math.inf
-        # A pass of prompts alone would keep those waiting who are worth a pass before it is over.
+        # A pass of prompts alone would delay sessions that become worth a pass before its end.
         if (isinstance(decision, Go) or wait_s >= self._pass_s) and (step := self._verify({})) is not None:
             return step
         if isinstance(decision, Wait):
@@ -131,13 +130,13 @@ class Streams:
         return self._sleep(wait_s, now_s)
 
     def _decided(self, ready: Sequence[Candidate], now_s: float) -> Go | Wait:
-        """Decide who rides, and let them board the pass to come."""
+        """Decide who rides, and put them into the next pass."""
         self._present = len(ready)
         if ready and self._since_s is None:
             self._since_s = now_s
         waited_s = 0.0 if self._put_off_s is None else now_s - self._put_off_s
         patience_s, for_all_s = (share * self._pass_s - waited_s for share in (MOST_WAIT, MOST_WAIT_FOR_ALL))
-        if self._put_off_s is not None:  # some of those have come meanwhile, and the others are fewer
+        if self._put_off_s is not None:  # some have come meanwhile, so fewer are awaited
             patience_s = max(patience_s, self._put_off_until_s - now_s)
         verifier, price = self._beliefs.verifier(), self._price(ready)
         decision = self._decide(ready, verifier, price, self._edge_drafter(), patience_s, for_all_s)
@@ -155,7 +154,7 @@ class Streams:
         rides = decision.rides if isinstance(decision, Go) else ()
         rides = self._half_passes.chosen(rides, {each.session for each in ready if each.must_ride})
         if self._edge_drafts is not None:
-            # Before its drafter is timed `edge_room` is short: by that, a device with more tokens could not be tried.
+            # Before the edge's drafter is timed, `edge_room` is too short to try a device with more tokens.
             rooms = {each.session: (each.room or 0) if each.edge_room else 0 for each in ready}
             timed = self._edge_drafter() if self._edge_drafts.timed else None
             pass_s = decision.pass_s if isinstance(decision, Go) else 0.0
@@ -168,7 +167,7 @@ class Streams:
         return self._busy and not self._state.outbox and self._report is None
 
     def drafted(self, step: DraftHere, drafts: Sequence[EdgeDraft], draft_s: float, now_s: float) -> None:
-        """Take what the edge's own drafter drafted, and begin the pass that it was for."""
+        """Take the drafts of the edge's own drafter, and begin their pass."""
         assert self._edge_drafts is not None
         self._edge_drafts.drafted(step, drafts, draft_s, now_s)
         self._edge_trials.ended(now_s, timed=not self._edge_drafts.reads)
@@ -178,7 +177,7 @@ class Streams:
     def verified(
         self, batch: Batch, findings: Sequence[Finding | Failure | None], verify_s: float, now_s: float
     ) -> None:
-        """Commit what was found, learn from it, and have it told."""
+        """Commit the findings, learn from them, and send the results."""
         self._half_passes.rode(len(batch.jobs))
         self._windows.pass_s += 0.2 * (verify_s - self._windows.pass_s)
         self._plain_per_s = 1.0 / self._beliefs.verifier().verify_s([0] * max(1, self._present))
@@ -209,9 +208,9 @@ class Streams:
     def receive(
         self, seat: Seat, message: Draft | Distribution | Chunk, frame_bytes: int, now_s: float
     ) -> list[Downlink]:
-        """Take what a device drafted, or a distribution that it was asked for; returns what is answered at once."""
+        """Take a device's draft, or a distribution that it was asked for. Returns the immediate answers."""
         match message:
-            case Chunk():  # as nearly always
+            case Chunk():  # nearly all messages
                 self._windows.take(seat, message, frame_bytes, now_s)
                 return []
             case Draft():
@@ -220,13 +219,13 @@ class Streams:
                 return self._state.receive_distribution(seat, message, frame_bytes)
 
     def came_back(self, seat: Seat) -> None:
-        """A device is connected again: it has been told its window again, and begins another chain."""
+        """Note that a device is connected again: it has got its window again, and begins another chain."""
         self._windows.forget(seat.session.number)
 
     # Before a pass ------------------------------------------------------------------------------------------------
 
     def _ready(self, now_s: float) -> list[Candidate]:
-        """Everybody who could ride in a pass that begins now."""
+        """All candidates for a pass that begins now."""
         found, longest_s = [], self._state.limits.longest_wait_s
         drafter = self._edge_drafter()
         edge_rate = drafter.acceptance_rate if drafter is not None else 0.0
@@ -240,7 +239,7 @@ class Streams:
                 flow = self._windows.flow(number)
                 if flow is None:
                     continue
-                if self._seats.unread(seat):  # it cannot be in a pass yet
+                if self._seats.unread(seat):  # its prompt is not read yet
                     flow.since_s = now_s
                     continue
                 room = min(session.room, self._settings.max_draft_length)
@@ -250,7 +249,7 @@ class Streams:
                 if (least := self._windows.least_rate(number)) > each.acceptance_rate:
                     each = each._replace(pending=min(each.pending, PROBE_LENGTH), acceptance_rate=least)
                 if request is not None and len(stage.pending) >= request.remaining - 1:
-                    each = each._replace(must_ride=True)  # it can have no more, and its ride costs as much later
+                    each = each._replace(must_ride=True)  # it cannot get more tokens, and its ride costs the same later
                 found.append(each)
                 chunks[number] = stage.window.chunk if session.hello.drafts else 0
             elif not self._seats.unread(seat):  # it drafts in grants
@@ -261,7 +260,7 @@ class Streams:
         return found
 
     def _ready_of_grant(self, seat: Seat, stage: Pending, edge_rate: float) -> Candidate:
-        """A session that drafts in grants rides with all that has come: its device waits for the verdict."""
+        """A session that drafts in grants as a candidate, with its whole draft: its device waits for the verdict."""
         number, length = seat.session.number, len(stage.draft)
         edge_room, worth = 0 if length else self._windows.edge_room(seat), self._prices.of(number)
         if edge_room and (own_rate := self._windows.device(seat).edge_acceptance_rate) is not None:
@@ -278,7 +277,7 @@ class Streams:
         )
 
     def _price(self, ready: Sequence[Candidate]) -> float:
-        """The price of time [tokens/s]; at least what plain decoding of these makes of it, also before any is known."""
+        """The price of time [tokens/s]; at least the goodput of plain decoding of these, even before any is known."""
         plain_s = self._beliefs.verifier().verify_s([0] * max(1, len(ready)))
         return max(self.price_tokens_per_s, sum(each.weight for each in ready) / plain_s)
 
@@ -286,7 +285,7 @@ class Streams:
         return self._beliefs.edge_drafter() if self._edge_drafts is not None else None
 
     def _verify(self, added: dict[int, Sequence[int]]) -> Verify | None:
-        """Begin the pass to come, with what the edge's drafter has drafted for it; None if it has nothing to do."""
+        """Begin the next pass, with the edge's drafts for it; None if it would be empty."""
         batch = self._next.batch(self._number + 1, added)
         if batch is None:
             return None
@@ -294,7 +293,7 @@ class Streams:
         return Verify(batch)
 
     def _sleep(self, for_s: float, now_s: float) -> Sleep:
-        """Wait for so long, or until a draft that was granted is late."""
+        """Wait for this time, or until a granted draft is late."""
         until_s = now_s + max(for_s, SHORTEST_SLEEP_S)
         due_s = self._grants.due_s
         if due_s is not None:
@@ -304,7 +303,7 @@ class Streams:
     # After a pass -------------------------------------------------------------------------------------------------
 
     def _settle(self, seat: Seat, stage: Streaming, job: Job, outcome: Outcome, now_s: float) -> None:
-        """Commit what was found of a stream, have it told, and learn from it."""
+        """Commit a stream's findings, send the result, and learn from it."""
         session, number, request = seat.session, job.session, seat.session.request
         riding, was_alive, stood = stage.riding, stage.alive, len(stage.pending) >= stage.window.length
         if riding is None or request is None:
@@ -329,15 +328,15 @@ class Streams:
         self._windows.settled(seat, was_alive and not stage.alive, stood, changed, now_s)
 
     def _pays(self, seat: Seat, own: int, delivered: int, now_s: float) -> bool:
-        """Note how many of the text's new tokens are its device's; whether that one rests or drafts from now on."""
+        """Note how many new tokens are the device's. Returns whether the device begins to rest or to draft."""
         number = seat.session.number
         changed = seat.session.hello.drafts and self._paying.settled(number, own, delivered, now_s)
         if changed and not self._paying.rests(number):
-            self._beliefs.renew(number)  # what is known of its tokens is of when it did not pay
+            self._beliefs.renew(number)  # earlier observations are from when it did not pay
         return changed
 
     def _learn_price(self, now_s: float) -> None:
-        """Learn what the engine makes of its time; time in which nobody wants it does not count."""
+        """Learn the goodput of the engine's time; idle time without work does not count."""
         if self._since_s is not None:
             tokens = sum(self._prices.of(row.session).weight * row.delivered for row in self._state.rows)
             self._prices.learn(tokens, max(0.0, now_s - self._since_s), self._pass_s)

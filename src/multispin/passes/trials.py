@@ -1,4 +1,4 @@
-"""Drafts that devices make beside their texts, which go on meanwhile: what is learned from them."""
+"""Learns from drafts that devices make beside their texts, which go on meanwhile."""
 
 from multispin.passes.seats import Seat, TrialDraft
 from multispin.passes.state import EdgeState
@@ -8,7 +8,7 @@ from multispin.protocol import Downlink, Draft
 def tried(
     state: EdgeState, seat: Seat, trial: TrialDraft, message: Draft, frame_bytes: int, now_s: float
 ) -> list[Downlink]:
-    """Take a draft that was asked for beside the text, and tell the device what was committed meanwhile."""
+    """Take a draft that was asked for beside the text. Returns what was committed meanwhile, for the device."""
     session = seat.session
     trial.ids = session.glance(message, trial.grant)
     state.observe_draft(seat, trial.grant, message, frame_bytes, now_s - trial.asked_s)
@@ -18,7 +18,7 @@ def tried(
 
 
 def compare(state: EdgeState, seat: Seat) -> None:
-    """Learn from a draft that was made beside the text, as soon as the text shows what of it was right."""
+    """Learn from a draft made beside the text, as soon as the text shows how much of it was right."""
     trial, request = seat.trial, seat.session.request
     if trial is None or trial.ids is None or request is None:
         return

@@ -1,7 +1,7 @@
 """Windows of streams: how far each device may draft ahead, over which band, and which devices are only tried.
 
-Each text that streams has a window, which is told when the text begins and again when it has changed in a way that
-matters. A device that does not pay has a window of 0 but for its trials (`paying`). Does not know who rides in a pass.
+Each text in a stream has a window, which is sent when the text begins and again when it has changed enough. A device
+that does not pay has a window of 0 except in its trials (`paying`). This file knows nothing of who rides in a pass.
 """
 
 from collections.abc import Sequence
@@ -19,13 +19,13 @@ from multispin.passes.state import EdgeState
 from multispin.protocol import Chunk, Streaming
 
 LOOK_EVERY = 8
-"""Windows are looked at again after this many passes of their session."""
+"""Number of a session's passes after which its window is computed again."""
 MOST_GONE = 64
-"""Streams of at most this many sessions that have gone are remembered for a while."""
+"""Most ended sessions whose streams are remembered."""
 TRIALS_AT_ONCE = 8
 """One of this many devices may be tried at a time, and at least one."""
 TRIED_RATE = 0.8
-"""In a trial a device drafts, and a few of its tokens are verified, as if they were right with this probability."""
+"""Acceptance rate assumed in a trial, so that the device drafts and a few of its tokens are verified."""
 
 
 class Windows:
@@ -60,11 +60,11 @@ class Windows:
         return self._flows.get(number)
 
     def forget(self, number: int) -> None:
-        """Forget a session's stream: its device starts over, in another epoch."""
+        """Forget a session's stream. Its device starts over in another epoch."""
         self._flows.pop(number, None)
 
     def edge_room(self, seat: Seat) -> int:
-        """Longest draft of the edge's own drafter that makes sense for a session [tokens]."""
+        """Longest useful draft of the edge's own drafter for a session [tokens]."""
         return 0 if self._edge_drafts is None else self._edge_drafts.room(seat.session.room)
 
     def device(self, seat: Seat) -> Device:
@@ -78,7 +78,7 @@ class Windows:
     # Before a pass ------------------------------------------------------------------------------------------------
 
     def look(self, now_s: float) -> None:
-        """Send a window to each device that can take part for the first time, or again."""
+        """Send a window to each device that can take part now, for the first time or again."""
         drafting: list[Seat] = []
         idle: list[Seat] = []
         resting: list[Seat] = []
@@ -91,7 +91,7 @@ class Windows:
             if session.number not in self._flows if isinstance(session.stage, Streaming) else is_idle(seat):
                 idle.append(seat)
         self._drafting = len(drafting)
-        if len(self._flows) > 2 * len(self._seats) + MOST_GONE:  # of sessions that ended before their texts did
+        if len(self._flows) > 2 * len(self._seats) + MOST_GONE:  # of sessions that ended before their texts
             self._flows = {number: flow for number, flow in self._flows.items() if self._seats.get(number) is not None}
         self._bands.take_back_but_from(
             {seat.session.number for seat in resting if self._paying.tried(seat.session.number)}
@@ -115,7 +115,7 @@ class Windows:
             self._tune(seat, flow)
 
     def _tune_all(self) -> None:
-        """Shares of the band have changed."""
+        """Update all windows, since shares of the band have changed."""
         for number, flow in list(self._flows.items()):
             if (known := self._seats.get(number)) is None:
                 del self._flows[number]
@@ -123,7 +123,7 @@ class Windows:
                 self._tune(known, flow)
 
     def _tune(self, seat: Seat, flow: Flow) -> None:
-        """Look at a device again, and tell it its window if that has changed in a way that matters."""
+        """Compute a device's window again, and send it if it has changed enough."""
         session, number = seat.session, seat.session.number
         stage, request = session.stage, session.request
         if request is None or not request.ids_only or not seat.running:
@@ -140,7 +140,7 @@ class Windows:
             self._state.tell(number, session.stream(length, chunk, band_hz))
 
     def _window(self, seat: Seat, flow: Flow) -> tuple[int, int, float]:
-        """How far a device is to draft ahead, the tokens of a frame, and its band [Hz]; nothing while it rests."""
+        """A device's window (tokens ahead, tokens of a frame, band [Hz]); nothing while it rests."""
         number = seat.session.number
         if not seat.session.hello.drafts or (self._paying.rests(number) and not self._paying.tried(number)):
             return 0, 1, 0.0
@@ -155,12 +155,12 @@ class Windows:
     # Trials -------------------------------------------------------------------------------------------------------
 
     def _rests(self, seat: Seat) -> bool:
-        """Whether the seat's device is only tried now and then. Rules that draft in grants have probes of their own."""
+        """Whether the seat's device is only tried now and then. Rules that draft in grants have their own probes."""
         request = seat.session.request
         return self._paying.rests(seat.session.number) and request is not None and request.ids_only
 
     def _try(self, resting: Sequence[Seat], drafting: int, now_s: float) -> None:
-        """End trials that had their time, and begin those that are due, a few at a time."""
+        """End trials whose time is over, and begin those that are due, a few at a time."""
         for seat in resting:
             if self._paying.late(seat.session.number, now_s):
                 self._rest(seat, now_s)
@@ -182,7 +182,7 @@ class Windows:
             free -= 1
 
     def _rest(self, seat: Seat, now_s: float) -> None:
-        """A trial has come to nothing: the device is told to stop."""
+        """End a trial without success, and tell the device to stop."""
         number = seat.session.number
         self._end_trial(number, now_s)
         if (flow := self._flows.get(number)) is not None:
@@ -195,7 +195,7 @@ class Windows:
     # What comes, and what was found -------------------------------------------------------------------------------
 
     def take(self, seat: Seat, message: Chunk, frame_bytes: int, now_s: float) -> None:
-        """Take some tokens of a stream, and learn from them."""
+        """Take in tokens of a stream, and learn from them."""
         session, number = seat.session, seat.session.number
         arrival = session.receive_chunk(message)
         flow, stage = self._flows.get(number), session.stage
@@ -211,18 +211,18 @@ class Windows:
                 self._rest(seat, now_s)
 
     def ended(self, number: int, now_s: float) -> None:
-        """Note that a text has ended, and with it a trial of its device."""
+        """Note that a text has ended, and with it any trial of its device."""
         self._flows.pop(number, None)
         self._end_trial(number, now_s)
 
     def settled(self, seat: Seat, contradicted: bool, stood: bool, changed: bool, now_s: float) -> None:
-        """Note that a stream was in a pass whose result its device is being sent.
+        """Note that a stream was in a pass, whose result is sent to its device.
 
         Args:
             seat: seat of the session.
-            contradicted: whether that ends the chain that its device drafts.
-            stood: whether its device had drafted as far as it may, and may draft on now.
-            changed: whether the device rests from now on, or drafts again.
+            contradicted: whether the result ends its device's chain.
+            stood: whether its device had filled its window, and may draft on now.
+            changed: whether the device begins to rest, or to draft again.
             now_s: present time of the driver's clock [s].
 
         """
@@ -242,7 +242,7 @@ class Windows:
             if self._paying.rests(number):
                 self._bands.give_up(number)
                 self._tune(seat, flow)
-            else:  # it is seated again, with a band of its own
+            else:  # it gets a band of its own again
                 self._flows.pop(number)
             return
         if contradicted and self._paying.tried(number):
