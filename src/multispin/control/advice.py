@@ -278,7 +278,7 @@ def sentences(advice: Advice) -> list[str]:
         said.append(f"Devices do not pay here: plain decoding makes {plain.goodput_tokens_per_s:.4g} tokens/s.")
     if advice.weighted:
         said.append(
-            "Users have weights here. Weighted tokens decide what is best and when devices pay in rounds. The figures "
+            "Users have weights here: weighted tokens decide what is best, and when devices pay in rounds. The figures "
             "count all tokens alike, so a row may have fewer than plain decoding."
         )
     said.append(_mix(best.decision, "Best without streams" if advice.devices_pay and ahead else "Best here"))
