@@ -94,7 +94,7 @@ def test_what_cannot_be_played_is_refused(scenario):
     padded = replace(scenario, verifier=replace(scenario.verifier, padded=True))
     with pytest.raises(InputError, match="padded"):
         DemoSite("x", padded, 1.0)
-    with pytest.raises(InputError, match="1 to 1000 times"):
+    with pytest.raises(InputError, match="it must be 1 to 1000"):
         DemoSite("x", scenario, 0.5)
     near = tuple(replace(each, delay_s=0.0) for each in scenario.devices)
     turns = replace(scenario, devices=near, cell=replace(scenario.cell, multiple_access="tdma"))

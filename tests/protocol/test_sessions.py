@@ -185,7 +185,7 @@ def test_a_device_does_not_believe_nonsense():
     _, device = pair()
     with pytest.raises(InputError, match="never sent"):
         device.receive(Verdict(7, 1, 3, 2, 5))
-    with pytest.raises(InputError, match="tail"):
+    with pytest.raises(InputError, match="Tail"):
         device.receive(Tail(7, 50, b"", 0))
     with pytest.raises(RefusedError, match="no room"):
         device.receive(Error("full", "no room"))
