@@ -47,7 +47,7 @@ HELLO = Hello(PROTOCOL_VERSION, "abc", "phone", "q5", True, Profile(0.05, 3.0))
 LOGITS = 3.0 * torch.randn(V, V, generator=torch.Generator().manual_seed(4))
 """The target: next-token logits by the newest token."""
 URL = "memory://edge"
-REMEDY = "start `multispin serve` there, or name another address"
+REMEDY = "start `multispin serve` there, or give another address"
 
 
 def truth(params, length, prompt=PROMPT):
@@ -311,7 +311,7 @@ def test_another_edge_is_tried_when_one_is_full():
         (
             Request((1,) * 70_000, SamplingParams(), 5),
             Welcome(1, "secret", 9, 2**31 - 1, 100_000, 30.0),
-            "makes a message of .* bytes, over the limit of 262144",
+            "makes a message of .* bytes; the limit is 262144",
         ),
         (Request((1, V), SamplingParams(), 5), None, f"token {V} of the prompt is outside the target's 0 … {V - 1}"),
         (Request(PROMPT, SamplingParams(), 5, stop_ids=(V,)), None, "a stop id is outside"),
@@ -350,7 +350,7 @@ def test_an_edge_that_takes_the_connection_and_says_nothing_is_as_good_as_none()
         edge = MemoryEdge()
         edge.answers = lambda message, end: []
         client = DeviceClient(URL, HELLO, NoDrafter(), link=edge.link(), patience=Patience(at_first_s=25.0))
-        with pytest.raises(InputError, match="no answer to a greeting within 10 s"):
+        with pytest.raises(InputError, match="did not answer the greeting within 10 s"):
             await client.generate(Request(PROMPT, SamplingParams(), 40))
         return edge.connections
 
@@ -364,7 +364,7 @@ def test_an_edge_that_resumes_a_session_and_says_nothing_of_the_text_counts_as_l
         edge.answers = lambda message, end: [edge.limits] if isinstance(message, Resume) else answers(message, end)
         edge.go_on = lambda end: go_on(end) if edge.connections == 1 else asyncio.sleep(0)
         client = DeviceClient(URL, HELLO, NoDrafter(), link=edge.link(), patience=Patience(once_known_s=25.0))
-        with pytest.raises(InputError, match="no answer to a greeting within 10 s"):
+        with pytest.raises(InputError, match="did not answer the greeting within 10 s"):
             await client.generate(Request(PROMPT, SamplingParams(), 40))
         return edge.connections
 

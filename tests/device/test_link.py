@@ -331,15 +331,15 @@ def test_addresses_of_version_six_and_query_strings_reach_the_edge():
 @pytest.mark.parametrize(
     ("name", "proxy", "sentence"),
     [
-        ("http_proxy", "http://[::1", "HTTP_PROXY holds no address"),
-        ("http_proxy", "http://a:99999", "HTTP_PROXY holds no address"),
-        ("http_proxy", "foo:bar", "HTTP_PROXY holds no address"),
+        ("http_proxy", "http://[::1", "HTTP_PROXY is not the address"),
+        ("http_proxy", "http://a:99999", "HTTP_PROXY is not the address"),
+        ("http_proxy", "foo:bar", "HTTP_PROXY is not the address"),
         ("http_proxy", "https://127.0.0.1:9", "HTTP_PROXY names a https proxy"),
         ("http_proxy", "socks5h://127.0.0.1:9", "HTTP_PROXY names a socks5h proxy"),
         ("all_proxy", "socks5://127.0.0.1:9", "ALL_PROXY names a socks5 proxy"),
-        ("all_proxy", "http://", "ALL_PROXY holds no address"),
-        ("all_proxy", "http://a..b", "ALL_PROXY holds no address"),
-        ("all_proxy", "ga rbage", "ALL_PROXY holds no address"),
+        ("all_proxy", "http://", "ALL_PROXY is not the address"),
+        ("all_proxy", "http://a..b", "ALL_PROXY is not the address"),
+        ("all_proxy", "ga rbage", "ALL_PROXY is not the address"),
     ],
 )
 def test_a_proxy_that_cannot_be_used_is_told(name, proxy, sentence, monkeypatch):

@@ -206,7 +206,7 @@ def test_under_rejection_down_the_last_token_is_named_by_an_empty_draft():
 def test_a_rule_that_the_engine_does_not_know_is_refused_at_the_door():
     site = Site(1)
     site.engine.rules = ID_RULES
-    with pytest.raises(InputError, match="only by coupled, greedy: choose one of these"):
+    with pytest.raises(InputError, match="use coupled or greedy"):
         site.join("late", Rule.REJECTION, 5)
     site.join("plain", None, 5)
 
