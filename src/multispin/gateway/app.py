@@ -63,12 +63,12 @@ class Gateway:
     """The handlers of the API.
 
     Args:
-        source: where the texts come from.
-        words: text to token ids and back.
-        model: name under which clients ask for the model.
-        created: seconds since 1970 that `/v1/models` reports; default 0.
-        grammars: compiles the forms that requests name, so that a wrong one is refused at once; by default the edge
-            says so when it opens the text.
+        source: source of the texts.
+        words: turns text into token ids and back.
+        model: name by which clients ask for the model.
+        created: time that `/v1/models` reports for the model [s since 1970]; default 0.
+        grammars: compiles the output formats of requests, so that a wrong one is refused at once; by default the edge
+            refuses it when it opens the text.
         max_share: share of the requests that all others leave which one token, or one address, may have; default 1.0.
 
     """
@@ -240,7 +240,7 @@ class Gateway:
         """Count a request while it is served; refuse it if there are too many."""
         origin, serving = origin_of_caller(), self._serving.total()
         if serving >= MAX_REQUESTS:
-            raise _StatusError(429, f"{MAX_REQUESTS} requests are being served, the limit: try again later")
+            raise _StatusError(429, f"this server has {MAX_REQUESTS} requests, its limit: try again later")
         own = self._serving[origin]
         if own >= most_of_one(MAX_REQUESTS, serving - own, self._max_share):
             raise _StatusError(429, f"{own} requests from here are being served, the limit: try again later")
