@@ -83,7 +83,8 @@ def test_a_plan_with_least_bands_says_how_long_it_takes():
         length * (taken_s + 16 / (5.0 * band_hz))
         for length, taken_s, band_hz in zip(lengths, token_s, bands_hz, strict=True)
     ]
-    verify_s = planning.verify_s(dict(enumerate(lengths)))
+    verify_s, verifier = planning.verify_s(dict(enumerate(lengths))), beliefs.verifier()
+    assert verify_s == pytest.approx(verifier.fixed_s + 4 * verifier.per_device_s + (4 * 4 + 4) * verifier.per_token_s)
     assert plan.round_s == pytest.approx(max(needed_s) + verify_s)
     tokens = sum(device.expected_tokens for device in plan.devices)
     assert plan.goodput_tokens_per_s == pytest.approx(tokens / plan.round_s)

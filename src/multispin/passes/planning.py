@@ -230,8 +230,7 @@ class Planning:
 def _upload_s(scenario: Scenario, made: Plan, place: int, bandwidth_hz: float) -> float:
     """Believed time to send a device's draft over so much of the band [s]."""
     device = scenario.devices[place]
-    bits = device.bits_per_token if device.bits_per_token is not None else scenario.cell.bits_per_token
-    return made.devices[place].draft_length * bits / device.rate_bits_per_s(bandwidth_hz)
+    return made.devices[place].draft_length * (device.bits_per_token or 0.0) / device.rate_bits_per_s(bandwidth_hz)
 
 
 def _silent(member: Member) -> Member:
