@@ -303,7 +303,8 @@ async def run_edge(
 ) -> AsyncIterator[str]:
     """Run an edge server for as long as an `async with` block runs, which is given its address.
 
-    `multispin serve` runs the same server with more options.
+    `multispin serve` runs the same server with more options, and beside it the HTTP API, the pages and the metrics,
+    which this one does not have.
 
     Args:
         target: reference of the target model: a folder, a .gguf file, a Hub id or "embedded"; default "embedded".

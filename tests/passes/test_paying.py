@@ -22,6 +22,17 @@ def test_who_brings_nothing_rests_and_who_brings_something_does_not():
     assert LEAST_SHARE < 0.3
 
 
+@pytest.mark.parametrize(("every", "rests"), [(25, True), (10, False)])
+def test_the_border_lies_between_a_fiftieth_and_a_twentieth_of_a_text(every, rests):
+    paying = Paying()
+    for step in range(3 * int(ENOUGH)):  # two tokens a pass, and in one of `every` passes one of them is the device's
+        paying.settled(1, int(step % every == 0), 2, step)
+        if paying.rests(1):
+            break
+    assert paying.rests(1) == rests
+    assert 1 / 50 < LEAST_SHARE < 1 / 20
+
+
 def test_nobody_is_judged_by_a_few_tokens():
     paying = Paying()
     for step in range(int(ENOUGH) - 1):

@@ -54,6 +54,31 @@ def test_prices_stay_where_nothing_has_changed() -> None:
     assert found.bands_hz is not first
 
 
+@pytest.mark.parametrize("factor", [0.5, 2.0])
+@pytest.mark.parametrize("what", ["time of a token", "time of a pass", "tokens that stand"])
+def test_prices_follow_soon_what_is_believed_to_be_more_or_less(what: str, factor: float) -> None:
+    beliefs = believed()
+    found = prices(beliefs)
+
+    def observe(token_s: float, pass_s: float, share: float) -> None:
+        for number in range(100):
+            beliefs.observe_verification(4, 4, pass_s)
+            for session in range(1, 5):
+                beliefs.observe_draft(session, 4, 4 * token_s, 240, 1e5, 240 / (3.0 * 1e5))
+                beliefs.observe_outcome(session, 1, int(number % 10 < 10 * share))
+
+    values = {"time of a token": 0.01, "time of a pass": 1.0, "tokens that stand": 0.4}
+    observe(*values.values())
+    look(found, 0.0)
+    first = found.bands_hz
+    look(found, 0.8 * USUAL_PERIOD_S)
+    assert found.bands_hz is first
+    values[what] *= factor
+    observe(*values.values())
+    look(found, 0.9 * USUAL_PERIOD_S)
+    assert found.bands_hz is not first
+
+
 def test_the_time_of_devices_that_add_nothing_is_worth_nothing_until_they_add_something() -> None:
     found = prices(believed(pass_s=0.02))
     look(found, 0.0)
