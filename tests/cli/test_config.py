@@ -1,5 +1,6 @@
 """Settings of `serve` from a file."""
 
+import importlib.util
 import tomllib
 from pathlib import Path
 
@@ -10,6 +11,11 @@ from multispin.cli.config import options_by_key
 from multispin.cli.main import run
 from multispin.cli.serve import command
 from multispin.outside import toml_value
+
+
+needs_page = pytest.mark.skipif(
+    importlib.util.find_spec("multispin_wllama") is None, reason="multispin-wllama is not installed (make web)"
+)
 
 
 def printed(capsys, *arguments):
@@ -81,9 +87,10 @@ def test_a_secret_is_not_printed(tmp_path, capsys):
         ("finish_s = inf", "edge.toml, line 1: finish_s is not a number"),
         ('tokens = "\\u0000"', "edge.toml, line 1: tokens is '\\x00'; it must not contain a zero byte"),
         ('mode = "edge"', "edge.toml, line 1: mode: --mode edge needs a drafter"),
-        (
+        pytest.param(
             'target = "embedded"\nweb = true\nweb_draft = "none-such"',
             "line 3: web_draft: there is no model 'none-such'",
+            marks=needs_page,
         ),
         ('port = 0\nweb_draft = "x"', "edge.toml, line 2: web_draft: --web-draft is for the page"),
         ("slots = 3\nslots = 4", "not valid TOML"),
@@ -129,6 +136,7 @@ def test_what_the_command_line_says_wrong_is_not_blamed_on_the_file(tmp_path, ca
     assert "edge.toml" not in capsys.readouterr().err
 
 
+@needs_page
 def test_every_setting_with_another_value_is_read_and_printed_again(tmp_path, capsys):
     """From a file and from the command line alike; only the secret is not printed."""
     words = {
