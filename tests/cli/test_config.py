@@ -12,7 +12,6 @@ from multispin.cli.main import run
 from multispin.cli.serve import command
 from multispin.outside import toml_value
 
-
 needs_page = pytest.mark.skipif(
     importlib.util.find_spec("multispin_wllama") is None, reason="multispin-wllama is not installed (make web)"
 )

@@ -40,7 +40,11 @@ def test_who_came_first_has_the_first_place():
 
 
 def test_of_those_who_wait_whoever_has_the_fewest_places_is_next():
-    assert served(TextPlaces(2), "aaaabc") == [0, 1, 4, 2, 5, 3]
+    assert served(TextPlaces(2), "aaaabc") == [0, 1, 4, 5, 2, 3]
+
+
+def test_of_those_who_have_equally_many_whoever_got_none_for_longest_is_next():
+    assert served(TextPlaces(1), "aaabab") == [0, 3, 1, 5, 2, 4]
 
 
 def test_one_origin_has_no_more_places_than_it_may_even_if_there_are_some():

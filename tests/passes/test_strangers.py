@@ -168,6 +168,31 @@ def test_the_next_slot_goes_to_whoever_has_fewest():
     assert ended == [numbers[each] for each in (4, 1, 2, 3, 0)]
 
 
+def test_of_those_who_have_no_slot_now_whoever_got_none_for_longest_is_next():
+    site, ended = Site(slots=1), []
+    numbers = [site.greet(origin=origin) for origin in "aaaab"]
+    site.open(numbers[0])
+    site.one_pass()
+    for number in numbers[1:]:
+        site.open(number)
+    while len(ended) < len(numbers):
+        site.one_pass()
+        ended += [number for number in numbers if number not in ended and site.devices[number].finish]
+    assert ended == [numbers[each] for each in (0, 4, 1, 2, 3)]
+
+
+@pytest.mark.parametrize("waiting", [0, 1])
+def test_requests_that_come_at_once_need_not_wait_where_slots_are_free(waiting):
+    site = Site(slots=3, max_waiting=waiting)
+    numbers = [site.greet() for _ in range(4 + waiting)]
+    for number in numbers[:-1]:
+        site.open(number)
+    with pytest.raises(ProtocolError, match=f"{waiting} requests wait already"):
+        site.open(numbers[-1])
+    site.one_pass()
+    assert site.passes.waiting == waiting
+
+
 def test_a_session_that_asks_for_nothing_is_let_go_in_the_end():
     site = Site(idle_timeout_s=60.0)
     idle, busy = site.greet(), site.greet()

@@ -5,9 +5,12 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from multispin.passes.rotation import Rotation
+
 
 class TextPlaces:
-    """A number of places. Where several texts wait, one of whoever has the fewest places is next.
+    """A number of places. Where several texts wait, one of whoever has the fewest places is next, and of these, of
+    whoever got none for longest.
 
     Args:
         count: number of places.
@@ -18,6 +21,7 @@ class TextPlaces:
     def __init__(self, count: int, most_of_one: int | None = None) -> None:
         self._free, self._most_of_one = count, count if most_of_one is None else most_of_one
         self._held: Counter[str] = Counter()
+        self._rotation = Rotation()
         self._waiting: dict[asyncio.Future[None], str] = {}  # origins of those who wait, who came first is first
 
     @asynccontextmanager
@@ -42,7 +46,9 @@ class TextPlaces:
         while self._free and (
             able := [turn for turn, of in self._waiting.items() if self._held[of] < self._most_of_one]
         ):
-            turn = min(able, key=lambda turn: self._held[self._waiting[turn]])
+            turn = min(able, key=lambda turn: (self._held[of := self._waiting[turn]], self._rotation.last(of)))
+            origin = self._waiting.pop(turn)
+            self._rotation.served(origin)
             self._free -= 1
-            self._held[self._waiting.pop(turn)] += 1
+            self._held[origin] += 1
             turn.set_result(None)

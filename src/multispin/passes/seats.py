@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from multispin.passes.limits import Limits, most_of_one
 from multispin.passes.plans import DEVICE
+from multispin.passes.rotation import Rotation
 from multispin.protocol import DistributionAsked, EdgeSession, Grant, Granted, Idle, Pending, ProtocolError, Streaming
 from multispin.speculation import Engine, Rule
 
@@ -116,6 +117,7 @@ class Seats:
         self._seats: dict[int, Seat] = {}
         self._waiting: deque[int] = deque()  # sessions with a request but no slot, the next one first
         self._turns = 0
+        self._rotation = Rotation()
         # Slots in the current batch, which nobody else may get before its end.
         self._in_batch: frozenset[int] = frozenset()
 
@@ -203,9 +205,9 @@ class Seats:
         return seat
 
     def check_room(self, seat: Seat) -> None:
-        """ProtocolError if no further request may wait, or none of the seat's origin."""
+        """ProtocolError if no further request may wait, or none of the seat's origin; one that has a free slot may."""
         most = self._limits.max_waiting
-        if len(self._waiting) >= most:
+        if len(self._waiting) >= most + self._free_slots():
             raise ProtocolError("full", f"{most} requests wait already, the limit: try again later")
         if not seat.origin:
             return
@@ -222,16 +224,19 @@ class Seats:
     def fill(self) -> None:
         """Give free slots to requests whose device is there.
 
-        Texts that lost their slot come first, then those whose origin has the fewest slots; of these, who has waited
-        longest.
+        Texts that lost their slot come first, then those whose origin has the fewest slots, then those whose origin got
+        none for longest, and then who has waited longest.
         """
         if not self._waiting:
             return
-        free = self._engine.slots - len(self._held() | self._in_batch)
+        free = self._free_slots()
         held = Counter(seat.origin for seat in self._seats.values() if seat.origin and seat.slot is not None)
         waiting = [self._seats[number] for number in self._waiting if self._seats[number].connected]
         while waiting and free > 0:
-            seat = min(waiting, key=lambda seat: (not seat.evicted, held[seat.origin]))
+            seat = min(
+                waiting, key=lambda seat: (not seat.evicted, held[seat.origin], self._rotation.last(seat.origin))
+            )
+            self._rotation.served(seat.origin)
             waiting.remove(seat)
             self._waiting.remove(seat.session.number)
             held[seat.origin] += bool(seat.origin)
@@ -307,6 +312,9 @@ class Seats:
             return 0
         unread = len(request.committed) - 1 - self._engine.cached(slot)
         return unread if unread > 0 else 0
+
+    def _free_slots(self) -> int:
+        return self._engine.slots - len(self._held() | self._in_batch)
 
     def _held(self) -> set[int]:
         return {seat.slot for seat in self._seats.values() if seat.slot is not None}
