@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from scipy.special import lambertw
 from multispin.control import Cell, Device, Scenario, Verification, next_length, plan, plan_for_lengths
 from multispin.control.algorithm1 import algorithm1, log_lambert_w, relaxed_lengths
 from multispin.control.goodput import expected_tokens
+from multispin.control.policies import plans_for_lengths
 from multispin.control.problem import as_problem
 from multispin.errors import InputError
 
@@ -147,6 +149,23 @@ def test_a_plan_for_given_lengths(paper_scenario):
     assert [d.draft_length for d in plan_for_lengths(scenario, [0, 1, 99, 5]).devices] == [1, 1, 25, 5]
     with pytest.raises(InputError, match="draft_lengths has 2 values; it must have 4"):
         plan_for_lengths(scenario, [1, 2])
+
+
+@pytest.mark.parametrize("equal_bands", [False, True])
+def test_of_several_given_choices_a_device_without_a_draft_counts_as_one_that_cannot_draft(draw, equal_bands):
+    random = np.random.default_rng(0)
+    for _ in range(50):
+        scenario = draw(random, 4, 6)
+        problem = as_problem(scenario)
+        lengths = random.integers(0, problem.longest + 1, (3, problem.size)).tolist()
+        made = list(plans_for_lengths(scenario, lengths, policy="fixed", equal_bands=equal_bands))
+        for chosen, each in zip(lengths, made, strict=True):
+            devices = tuple(
+                device if length else replace(device, max_draft_length=0, min_draft_length=0)
+                for device, length in zip(scenario.devices, chosen, strict=True)
+            )
+            able = replace(scenario, devices=devices)
+            assert each == plan_for_lengths(able, chosen, policy="fixed", equal_bands=equal_bands)
 
 
 def test_a_policy_that_breaks_a_minimum_says_so():

@@ -1,7 +1,7 @@
 """The one table of policies, and the one entry point: a scenario and a policy's name in, a plan for the round out."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
@@ -168,7 +168,29 @@ def plan_for_lengths(
         equal_bands: B/K for each device instead of the best split (Lemma 3); no difference under TDMA; default False.
     """
     scenario = first_modes(scenario)
+    return _with_lengths(scenario, as_problem(scenario), draft_lengths, policy, equal_bands)
+
+
+def plans_for_lengths(
+    scenario: Scenario, choices: Iterable[Sequence[int]], *, policy: str, equal_bands: bool
+) -> Iterator[Plan]:
+    """The plans of several choices of draft lengths, each when it is asked for; arguments as for `plan_for_lengths`.
+
+    A device whose length is 0 in a choice cannot draft there, whatever its least draft length.
+    """
+    scenario = first_modes(scenario)
     problem = as_problem(scenario)
+    for lengths in choices:
+        able = np.asarray(lengths) > 0
+        shortest, longest = np.where(able, problem.shortest, 0), np.where(able, problem.longest, 0)
+        yield _with_lengths(
+            scenario, replace(problem, shortest=shortest, longest=longest), lengths, policy, equal_bands
+        )
+
+
+def _with_lengths(
+    scenario: Scenario, problem: Problem, draft_lengths: Sequence[int], policy: str, equal_bands: bool
+) -> Plan:
     if len(draft_lengths) != problem.size:
         raise InputError(f"draft_lengths has {len(draft_lengths)} values; it must have {problem.size}, one per device")
     lengths = np.clip(np.asarray(draft_lengths, dtype=np.int64), problem.shortest, problem.longest)

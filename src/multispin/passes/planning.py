@@ -7,9 +7,19 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from multispin.control import Cell, Device, InfeasibleError, Plan, Scenario, plan, plan_for_lengths, policy_named
+from multispin.control import (
+    Cell,
+    Device,
+    DevicePlan,
+    InfeasibleError,
+    Plan,
+    Scenario,
+    plan,
+    plan_for_lengths,
+    policy_named,
+)
 from multispin.control.latency import verification_s
-from multispin.control.policies import rank
+from multispin.control.policies import plans_for_lengths, rank
 from multispin.passes.beliefs import Believed
 from multispin.passes.plans import Member
 from multispin.passes.settings import ControllerSettings
@@ -112,13 +122,19 @@ class Planning:
         drafting.sort(key=lambda k: -taken_s[k])
         usual_s = taken_s[drafting[-(len(drafting) // 2)]] if len(drafting) > 1 else math.inf
         slow = [k for k in drafting if taken_s[k] > _SLOW * usual_s][:_LEFT_OUT]
+        if not slow:
+            return set()
         (met, best), left_out = self._rank(scenario, made), set[int]()
-        for count in range(1, len(slow) + 1):
-            out = set(slow[:count])
-            without = [_silent(member) if k in out else member for k, member in enumerate(members)]
-            would_meet, value = self._rank(*self.with_lengths(without, lengths))
+        choices = list[list[int]]()
+        for k in slow:
+            lengths[k] = 0
+            choices.append(lengths.copy())
+        policy = self.settings.policy
+        plans = plans_for_lengths(scenario, choices, policy=policy, equal_bands=policy_named(policy).equal_bands)
+        for count, without in enumerate(plans, 1):
+            would_meet, value = self._rank(scenario, self._with_least_bands(scenario, without))
             if would_meet >= met and self._ratio(best, value) < _WORTH:
-                best, left_out = value, {members[k].session for k in out}
+                best, left_out = value, {members[k].session for k in slow[:count]}
         return left_out
 
     def _ratio(self, one: float, other: float) -> float:
@@ -163,23 +179,27 @@ class Planning:
         Measurements of a link may be wrong. If its band does not limit it, each narrower band makes it look more
         efficient, and the next plan would give it even less.
         """
-        bands_hz = [device.bandwidth_hz for device in made.devices]
         drafting = [k for k, device in enumerate(made.devices) if device.draft_length]
+        bands_hz = [made.devices[k].bandwidth_hz for k in drafting]
         least_hz = LEAST_BAND * self.band_hz / max(1, len(drafting))
-        missing_hz = sum(max(0.0, least_hz - bands_hz[k]) for k in drafting)
+        missing_hz = sum(max(0.0, least_hz - band_hz) for band_hz in bands_hz)
         if self.settings.in_turns or not missing_hz:
             return made
-        kept = 1.0 - missing_hz / sum(max(0.0, bands_hz[k] - least_hz) for k in drafting)
-        split_hz = {k: least_hz + kept * max(0.0, bands_hz[k] - least_hz) for k in drafting}
-        later_s = max(
-            _upload_s(scenario, made, k, split_hz[k]) - _upload_s(scenario, made, k, bands_hz[k]) for k in drafting
-        )
-        round_s = made.round_s + max(0.0, later_s)
+        more_hz = [max(0.0, band_hz - least_hz) for band_hz in bands_hz]
+        kept = 1.0 - missing_hz / sum(more_hz)
+        devices, later_s = list(made.devices), 0.0
+        for k, before_hz, more in zip(drafting, bands_hz, more_hz, strict=True):
+            band_hz, planned, device = least_hz + kept * more, made.devices[k], scenario.devices[k]
+            devices[k] = DevicePlan(planned.name, planned.draft_length, band_hz, planned.expected_tokens, planned.mode)
+            bits = planned.draft_length * (device.bits_per_token or 0.0)
+            now_s, before_s = bits / device.rate_bits_per_s(band_hz), bits / device.rate_bits_per_s(before_hz)
+            later_s = max(later_s, now_s - before_s)
+        round_s = made.round_s + later_s
         return replace(
             made,
             goodput_tokens_per_s=made.goodput_tokens_per_s * made.round_s / round_s,
             round_s=round_s,
-            devices=tuple(replace(device, bandwidth_hz=split_hz.get(k, 0.0)) for k, device in enumerate(made.devices)),
+            devices=tuple(devices),
         )
 
     def scenario(self, members: Sequence[Member], lengths: Sequence[int]) -> Scenario:
@@ -225,12 +245,6 @@ class Planning:
         """How far least goodputs are met, and the policy's objective (`control.policies.rank`)."""
         rates = [device.expected_tokens / candidate.round_s for device in candidate.devices]
         return rank(scenario, policy_named(self.settings.policy), rates)
-
-
-def _upload_s(scenario: Scenario, made: Plan, place: int, bandwidth_hz: float) -> float:
-    """Believed time to send a device's draft over so much of the band [s]."""
-    device = scenario.devices[place]
-    return made.devices[place].draft_length * (device.bits_per_token or 0.0) / device.rate_bits_per_s(bandwidth_hz)
 
 
 def _silent(member: Member) -> Member:
