@@ -72,36 +72,50 @@ class PassLoop:
 
     async def run(self, post: Post) -> None:
         """Carry out what the passes ask for, until `end` is called and no pass is running."""
-        clock = asyncio.get_running_loop().time
-        while True:
+        over = False
+        while not over:
             self._wake.clear()
-            match self._passes.advance(clock()):
+            match self._passes.advance(self._now_s()):
                 case Sleep(until_s):
-                    if self._ending:
-                        return
-                    await self._sleep(until_s)
+                    over = await self._sleep(until_s)
                 case DraftHere() as step:
-                    began_s = clock()
-                    drafts = await self._in_engine_thread("the edge's drafter", self._passes.draft, step, _NOTHING)
-                    self._passes.drafted(step, drafts, clock() - began_s, clock())
+                    await self._draft(step)
                 case Verify(batch):
-                    began_s = clock()
-                    self._account.batch(batch, began_s)
-                    findings = await self._in_engine_thread("the engine", self._passes.verify, batch, _FAILURE)
-                    self._passes.verified(batch, findings, clock() - began_s, clock())
-                case Send(messages, report):
-                    for number, message in messages:
-                        post.send(number, message)
-                    if report is not None:
-                        self._tell(report, post, clock())
-                        if self._ending:
-                            return
+                    await self._verify(batch)
+                case Send() as step:
+                    over = self._send(step, post)
 
-    async def _sleep(self, until_s: float | None) -> None:
-        """Wait until something happens or the loop's clock reaches this time [s]."""
+    async def _sleep(self, until_s: float | None) -> bool:
+        """Wait until something happens or the loop's clock reaches this time [s]; whether the edge ends instead."""
+        if self._ending:
+            return True
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout_at(until_s):
                 await self._wake.wait()
+        return False
+
+    async def _draft(self, step: DraftHere) -> None:
+        began_s = self._now_s()
+        drafts = await self._in_engine_thread("the edge's drafter", self._passes.draft, step, _NOTHING)
+        self._passes.drafted(step, drafts, self._now_s() - began_s, self._now_s())
+
+    async def _verify(self, batch: Batch) -> None:
+        began_s = self._now_s()
+        self._account.batch(batch, began_s)
+        findings = await self._in_engine_thread("the engine", self._passes.verify, batch, _FAILURE)
+        self._passes.verified(batch, findings, self._now_s() - began_s, self._now_s())
+
+    def _send(self, step: Send, post: Post) -> bool:
+        """Send messages, and tell of the pass that ended with them; whether the edge is to end now."""
+        for number, message in step.messages:
+            post.send(number, message)
+        if step.report is None:
+            return False
+        self._tell(step.report, post, self._now_s())
+        return self._ending
+
+    def _now_s(self) -> float:
+        return asyncio.get_running_loop().time()
 
     async def _in_engine_thread(
         self, whose: str, work: Callable[[_Task], Sequence[_Found]], task: _Task, instead: _Found
