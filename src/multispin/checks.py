@@ -4,6 +4,7 @@ A refusal reads "device 'a': acceptance_rate is 1.5; it must be in [0, 1]" and c
 """
 
 import math
+import os
 
 from multispin.errors import InputError
 
@@ -11,6 +12,8 @@ LEAST, MOST = 1e-30, 1e30
 """Quantities outside of this range are refused: products and quotients of a few of them are then finite and not 0."""
 _SHOWN = 60
 """Characters of a refused value that a message shows."""
+MAX_THREADS_PER_CORE = 16
+"""Most threads for each core. More only wait for each other: with 1000 on two cores llama.cpp was 100 times slower."""
 SHOWN_NAME = 400
 """Characters of a file's or model's name that a message shows."""
 
@@ -85,6 +88,24 @@ def whole(name: str, value: object, least: int, most: int, *, of: str = "") -> i
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
         raise _refused(name, value, f"a whole number in [{least}, {most}]", of)
     return value
+
+
+def thread_count(threads: int, name: str = "threads =") -> int:
+    """A number of processor threads in 1 … `MAX_THREADS_PER_CORE` for each core of this machine.
+
+    Args:
+        threads: the number.
+        name: what a refusal calls it, with what stands before the number; default "threads =".
+    """
+    most = MAX_THREADS_PER_CORE * (os.cpu_count() or 1)
+    if threads < 1:
+        raise InputError(f"{name} {threads} is below 1")
+    if threads > most:
+        raise InputError(
+            f"{name} {threads} is over {most}, {MAX_THREADS_PER_CORE} for each core of this machine: more threads than "
+            "cores only wait for each other"
+        )
+    return threads
 
 
 def one_of(name: str, value: object, known: tuple[str, ...], *, of: str = "") -> str:

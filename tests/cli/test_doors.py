@@ -269,6 +269,8 @@ def test_where_the_target_runs_is_told_by_on_and_its_old_name_still_works(name, 
             ["demo", "--mode", "plain", "--mode", "rounds", "--edge-draft", "q4"],
             "in --mode plain and rounds the edge never",
         ),
+        (["simulate", CELL, "--ray", "--jobs", "4"], "--jobs cannot go with --ray: the cluster says how many run"),
+        (["simulate", CELL, "--live", "q4", "--jobs", "1"], "--jobs cannot go with --live: one process holds"),
         (["simulate", CELL, "--target", "TINY"], "--target is the model that verifies with --live: add --live"),
         (["demo", "--site", ""], "--site: there is no site ''"),
         (

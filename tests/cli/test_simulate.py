@@ -124,15 +124,15 @@ def test_devices_and_pipes_that_are_open_are_outputs():
 
 def test_without_ray_one_sentence_says_what_to_install(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "ray", None)  # as if it were not installed
-    assert run(["simulate", LLAMA, *SMALL, "--policy", "fixed", "--ray"]) == 2
+    assert run(["simulate", LLAMA, "--rounds", "8", "--policy", "fixed", "--ray"]) == 2
     assert "pip install '.[ray]'" in capsys.readouterr().err
 
 
 @pytest.mark.long
 def test_ray_gives_the_same_figures_as_this_process():
     pytest.importorskip("ray")
-    arguments = (LLAMA, *SMALL, "--policy", "fixed", "--json")
-    assert output(*arguments, "--ray") == output(*arguments)
+    arguments = (LLAMA, "--rounds", "8", "--seeds", "2", "--sweep", "devices=3", "--policy", "fixed", "--json")
+    assert output(*arguments, "--ray") == output(*arguments, "--jobs", "1")
 
 
 def test_help_shows_examples_on_their_own_lines(capsys):

@@ -183,8 +183,10 @@ def test_what_it_cannot_read_is_refused(path, tmp_path):
     damaged.write_bytes(b"\x1b[2J it is a text")
     with pytest.raises(InputError, match="is not a GGUF file"):
         LlamaCppModel.load(damaged)
-    with pytest.raises(InputError, match="threads"):
+    with pytest.raises(InputError, match="threads = 0 is below 1"):
         LlamaCppContext.open(LlamaCppModel.load(path), 64, threads=0)
+    with pytest.raises(InputError, match=r"threads = 100000 is over \d+, 16 for each core of this machine"):
+        LlamaCppContext.open(LlamaCppModel.load(path), 64, threads=100_000)
 
 
 def test_another_version_of_the_library_is_refused(monkeypatch, path):

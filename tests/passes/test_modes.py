@@ -163,9 +163,8 @@ def test_a_probe_that_is_not_answered_is_given_up_and_the_device_hears_of_its_te
 
 @pytest.mark.parametrize("ends", ["late", "come", "text"])
 def test_what_a_device_missed_during_a_probe_comes_in_messages_that_hold_its_log_probabilities(ends):
-    site = Site("mixture", verify_s=0.05, deadline_slack_s=1.0)
+    site = Site("mixture", verify_s=0.05, deadline_slack_s=1.0, scored_tail=5)
     number = site.join("d", max_tokens=60, logprobs=0)
-    site.passes.session(number)._scored_tail = 5
     learned_uselessness(site, number)
     site.silent.add(number)
     while not isinstance(site.heard[number][-1], Grant):

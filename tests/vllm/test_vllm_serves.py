@@ -11,7 +11,7 @@ from tests.edge.model_site import HOT, PROMPT, run
 from tests.vllm.conftest import LENGTH, SLOTS
 
 from multispin.control import Verification
-from multispin.device import DeviceClient
+from multispin.device import DeviceClient, WebSocketLink
 from multispin.edge import EdgeServer, listening
 from multispin.edge.paced import PacedEngine
 from multispin.models import ModelDrafter, decode_alone, load_model, load_tokenizer, round_weights
@@ -44,10 +44,10 @@ class VllmSite:
     async def __aexit__(self, *_):
         await self._listening.__aexit__(None, None, None)
 
-    def client(self, drafter, name):
+    def client(self, drafter, name, link=None):
         drafts = not isinstance(drafter, NoDrafter)
         hello = Hello(PROTOCOL_VERSION, self.fingerprint, name, "q6", drafts, Profile(0.001, 5.0))
-        return DeviceClient(self.url, hello, drafter)
+        return DeviceClient(self.url, hello, drafter, link=link)
 
 
 @pytest.fixture(scope="module")
@@ -88,12 +88,13 @@ def test_a_device_that_is_killed_in_its_stream_comes_back_to_vllm_and_goes_on(vl
     async def scenario():
         async with VllmSite(vllm_engine, folder, "streams") as site:
             request = Request([*PROMPT, 10], HOT, MAX_TOKENS)
-            client, other = site.client(drafters[0], "lost"), site.client(drafters[1], "stays")
+            link = WebSocketLink()
+            client, other = site.client(drafters[0], "lost", link), site.client(drafters[1], "stays")
             stays = asyncio.create_task(other.generate(Request([*PROMPT, 11], HOT, MAX_TOKENS)))
             goes = asyncio.create_task(client.generate(request))
             while len(client.session.generated) < 15:
                 await asyncio.sleep(0.01)
-            await client._link.close()  # as if the network had gone
+            await link.close()  # as if the network had gone
             texts = await goes, await stays
             client.close()
             other.close()

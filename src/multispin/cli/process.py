@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from multispin.checks import thread_count
 from multispin.errors import InputError, require
 from multispin.outside import first_line, one_line
 
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     from multispin.protocol.events import Event
 
 MAX_THREADS = 1024
-MAX_THREADS_PER_CORE = 16
-"""Most threads for each core. More only wait for each other: with 1000 on two cores llama.cpp was 100 times slower."""
 PLOT_SUFFIXES = (".png", ".svg", ".pdf")
 
 threads_option = click.option(
@@ -90,15 +89,10 @@ def prepare(threads: int, models: bool = True, handler: logging.Handler | None =
         handler: handler of the log messages; default: a handler that writes them at once.
 
     Raises:
-        InputError: there are over `MAX_THREADS_PER_CORE` threads for each core.
+        InputError: there are too many for this machine (`thread_count`).
 
     """
-    cores = os.cpu_count() or 1
-    if threads > MAX_THREADS_PER_CORE * cores:
-        raise InputError(
-            f"--threads {threads} is over {MAX_THREADS_PER_CORE * cores}, {MAX_THREADS_PER_CORE} for each core of this "
-            "machine: more threads than cores only wait for each other"
-        )
+    thread_count(threads, "--threads")
     if handler is None:
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(_LogLine("multispin: %(message)s"))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 from rich.console import Console
 
 from multispin.cli.options import Number, PathOption
@@ -74,7 +75,7 @@ Examples:
               help="Values of a key, FROM:TO:COUNT or a list with commas; twice for a grid. Keys: cell.K, verifier.K, "
               "edge_drafter.K, radio.K, simulation.K, device.K (of every device), devices (how many).")  # fmt: skip
 @click.option("--jobs", type=click.IntRange(1, 1024), default=os.cpu_count() or 1, show_default="one per core",
-              help="Number of processes.")  # fmt: skip
+              help="Number of processes; with --live one, with --ray the cluster's.")  # fmt: skip
 @click.option("--live", metavar="DRAFTER", help="Let real models write the texts, in virtual time: lookup, "
               "q3 … q8 (the target, rounded) or a model reference.")  # fmt: skip
 @click.option("--target", default="embedded", show_default=True, help="With --live: the model that verifies.")
@@ -86,7 +87,10 @@ Examples:
 )
 @click.option("--plot", "plot_file", type=PathOption(dir_okay=False, path_type=Path),
               help="Write a picture (.png, .svg or .pdf).")  # fmt: skip
+@click.pass_context
 def command(
+    context: click.Context,
+    /,
     file: str,
     policies: tuple[str, ...],
     modes: tuple[str, ...],
@@ -107,6 +111,9 @@ def command(
     """The command behind `multispin simulate`; its help is `_HELP`."""
     if live is None and target != "embedded":
         raise InputError("--target is the model that verifies with --live: add --live, or leave --target out")
+    if context.get_parameter_source("jobs") is ParameterSource.COMMANDLINE and (live is not None or on_ray):
+        why = "--live: one process holds the models" if live is not None else "--ray: the cluster says how many run"
+        raise InputError(f"--jobs cannot go with {why}")
     _check_flags(sweeps, live, knows, on_ray, csv_file, plot_file)
     from multispin.simulation.setup import ScenarioFile  # loads torch, so only after the options are checked
     from multispin.simulation.study import (

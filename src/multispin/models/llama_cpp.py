@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from multispin.checks import thread_count
 from multispin.errors import InputError, how_to_install
 from multispin.models import llama_log
 from multispin.models.gguf_header import SPLIT, check_header
@@ -218,12 +219,12 @@ class LlamaCppContext:
         Args:
             model: loaded GGUF file.
             max_length: positions of the cache [tokens]; at most what the model was trained for is used.
-            threads: processor threads for drafting; default 1.
+            threads: processor threads for drafting, at most 16 for each core; default 1.
             branches: texts that are cached at once; default 1.
         """
-        for name, value in (("threads", threads), ("branches", branches)):
-            if value < 1:
-                raise InputError(f"{name} = {value} is below 1")
+        thread_count(threads)
+        if branches < 1:
+            raise InputError(f"branches = {branches} is below 1")
         library = model.library
         length = min(max(max_length, MIN_CONTEXT_TOKENS), MAX_CONTEXT_TOKENS, model.known_positions)
         wanted = library.llama_context_default_params()

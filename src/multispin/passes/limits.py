@@ -3,6 +3,8 @@
 import math
 from dataclasses import dataclass
 
+from multispin.protocol.limits import MAX_SCORED_TAIL
+
 LEAST_PREFILL_TOKENS = 8
 """Prompt tokens that every pass may read, however short it is, so that nobody waits for ever."""
 UNSEEN_PREFILL_TOKENS = 64
@@ -38,6 +40,8 @@ class Limits:
         idle_timeout_s: time without a request after which a device is disconnected [s]; default 600.0.
         word_period_s: time between two messages to a device that waits for a slot or for its prompt to be read, which
             show it that passes go on [s]; default 15.0.
+        scored_tail: most tokens in a message that catches up a text with log probabilities; default `MAX_SCORED_TAIL`,
+            which a frame can hold.
 
     """
 
@@ -55,6 +59,7 @@ class Limits:
     draft_timeout_s: float = 60.0
     idle_timeout_s: float = 600.0
     word_period_s: float = 15.0
+    scored_tail: int = MAX_SCORED_TAIL
 
 
 def most_of_one(places: int, others: int, share: float) -> int:

@@ -201,7 +201,9 @@ class Passes:
             case Hello():
                 check_hello(message, self._fingerprint, self._target)
                 number = self._last_number + 1
-                session = EdgeSession(number, self._new_token(), message, self.engine.vocabulary_size)
+                session = EdgeSession(
+                    number, self._new_token(), message, self.engine.vocabulary_size, self.limits.scored_tail
+                )
                 idle = self._seats.add(session, now_s, origin)
                 if idle is not None:
                     self.leave(idle)
