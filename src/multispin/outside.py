@@ -78,11 +78,11 @@ def read(stream: BinaryIO, source: str, most_bytes: int = MAX_TEXT_BYTES) -> str
     return decode(data, source)
 
 
-def read_standard_input(most_bytes: int = MAX_TEXT_BYTES) -> str:
+def read_standard_input() -> str:
     """All text of standard input (see `read`); InputError if it was closed when the program began."""
     if sys.stdin is None:
         raise InputError("standard input is closed: there is no text to read")
-    return read(sys.stdin.buffer, "standard input", most_bytes)
+    return read(sys.stdin.buffer, "standard input")
 
 
 def read_file(path: Path, most_bytes: int = MAX_TEXT_BYTES, pipe_wait_s: float = MAX_PIPE_WAIT_S) -> str:

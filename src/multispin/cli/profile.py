@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -147,10 +148,7 @@ def _check_drafters(drafts: Sequence[str], place: str) -> None:
 def _write(found: Mapping[str, Any], options: Mapping[str, Any]) -> None:
     """Write the scenario and the picture that were asked for."""
     if options["out"] is not None:
-        from multispin.profiling.scenario import measured_text
-
-        how = (options["per_task"], options["tokens"])
-        text = measured_text(found, _scenario(found, options), *how, modes=options["modes"])
+        text = _scenario_file(found, options)
         options["out"].write_text(text, encoding="utf-8")
         print(f"wrote {one_line(str(options['out']))}", file=sys.stderr)
     if options["plot"] is not None:
@@ -185,10 +183,50 @@ def _advise(found: dict[str, Any], options: Mapping[str, Any]) -> None:
 
 
 def _scenario(found: Mapping[str, Any], options: Mapping[str, Any]) -> Scenario:
-    from multispin.profiling.scenario import measured_scenario
+    """One device for each drafter and task family."""
+    from multispin.control import Verification
+    from multispin.profiling.scenario import MeasuredDevice, measured_scenario
 
-    band = (options["bandwidth_hz"], options["spectral_efficiency"])
-    return measured_scenario(found, *band, modes=options["modes"])
+    fit = found["verification"]
+    devices = []
+    for drafter in found["drafters"]:
+        for task in TASKS:
+            rate, overlap = (drafter["tasks"][task][key] for key in ("acceptance_rate", "rejection_acceptance_rate"))
+            if rate["mean"] is not None:
+                own = None if overlap is None else overlap["mean"]
+                name = f"{drafter['drafter']}-{task}"
+                devices.append(MeasuredDevice(name, drafter["seconds_per_token"], rate["mean"], own))
+    return measured_scenario(
+        found["vocabulary"],
+        Verification(fit["fixed_s"], fit["per_device_s"], fit["per_token_s"]),
+        devices,
+        options["bandwidth_hz"],
+        options["spectral_efficiency"],
+        modes=options["modes"],
+    )
+
+
+def _scenario_file(found: Mapping[str, Any], options: Mapping[str, Any]) -> str:
+    """The scenario, and comments that say where and when it was measured."""
+    from multispin.control import dump_scenario
+    from multispin.profiling.scenario import measured_format
+
+    fit, form = found["verification"], measured_format(found["vocabulary"])
+    head = [
+        f"Measured by multispin profile on {datetime.now(UTC):%Y-%m-%d %H:%M} UTC: {found['machine']}.",
+        f"Target {found['target']} on the {found['engine']} engine; verification fitted over {len(fit['points'])} "
+        f"kinds of batches, relative error {fit['relative_rms_error']:.1%} (root mean square), "
+        f"{fit['worst_relative_error']:+.1%} at worst.",
+        f"Acceptance at temperature {found['temperature']:g} by the {'coupled' if found['temperature'] else 'greedy'} "
+        f"rule, {options['per_task']} prompts per task family, up to {options['tokens']} tokens each.",
+        "Band and spectral efficiency were not measured. One device per drafter and task family.",
+    ]
+    if options["modes"]:
+        head.append(
+            "Modes: the rejection rules accept min(1, p/q) of whole distributions; their bits are for those cut "
+            f"to {form.retained} tokens, in {form.probability_bits} bits each."
+        )
+    return "".join(f"# {line}\n" for line in head) + "\n" + dump_scenario(_scenario(found, options))
 
 
 def _print(found: Mapping[str, Any]) -> None:

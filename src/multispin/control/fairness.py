@@ -19,16 +19,13 @@ STEP = 0.25
 """… and the part of the way that is gone to the answer of each, once there is something to begin with."""
 
 
-def fairly_weighted(
-    scenario: Scenario, before: Mapping[str, float] | None = None, steps: int = STEPS
-) -> tuple[Scenario, dict[str, float]]:
+def fairly_weighted(scenario: Scenario, before: Mapping[str, float] | None = None) -> tuple[Scenario, dict[str, float]]:
     """The scenario with the weights that are fair, and the goodputs g_k that they follow from, by device name.
 
     Args:
         scenario: the site as it is known.
         before: goodputs that were found before, by device name, to go on from; others begin with plain decoding
             [tokens/s]; default None.
-        steps: linear programs that are solved; default `STEPS`.
 
     Raises:
         InputError: as in `fluid`.
@@ -42,7 +39,7 @@ def fairly_weighted(
     ]
     free = [0.0] * len(devices)
     new = not all(device.name in before for device in devices)
-    for turn in range(steps):
+    for turn in range(STEPS):
         rates = fluid(_weighted(scenario, fair_weights(weights, goodputs)), free).devices
         part = max(STEP, 2.0 / (turn + 3.0)) if new else STEP
         goodputs = [had + part * (each.tokens_per_s - had) for had, each in zip(goodputs, rates, strict=True)]

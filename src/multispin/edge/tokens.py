@@ -54,9 +54,9 @@ class AccessToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
     max_prompt_tokens: Limit = 0
     expires: Annotated[datetime, Meta(tz=True)] | None = None
 
-    def has_expired(self, now: datetime | None = None) -> bool:
+    def has_expired(self) -> bool:
         """Whether the token is no longer valid."""
-        return self.expires is not None and (now or datetime.now(UTC)) >= self.expires
+        return self.expires is not None and datetime.now(UTC) >= self.expires
 
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -14,7 +14,7 @@ from multispin.passes.bare_passes import BarePasses
 from multispin.passes.beliefs import Beliefs, View
 from multispin.passes.planning import MOST_DRAFT_S, least_period_s
 from multispin.passes.plans import DEVICE, EDGE, NOBODY, Member, Probe, RoundPlan, SessionPlan
-from multispin.passes.probing import PROBE_LENGTH, Probes
+from multispin.passes.probing import COST_SHARE, PROBE_LENGTH, Probes
 from multispin.passes.turns import Turns
 
 LEAST_TOLERANCE = 0.05
@@ -25,8 +25,6 @@ PROBE_BAND = 0.1
 """Share of the band for all probes together while other devices draft …"""
 IDLE_PROBE_BAND = 0.5
 """… and while none does. Probes still hold their share when the next plan is made, so some band must be left for it."""
-EDGE_SHARE = 0.01
-"""Largest share of the time for probes of the edge's drafter in the long run, for which all sessions of a pass wait."""
 _LOOKED_AT = 64
 """Number of sessions whose beliefs are compared to see whether to decide again."""
 _EDGE = -1
@@ -75,7 +73,7 @@ class Chooser:
 
     def __init__(self, mode: str, bandwidth_hz: float, tolerance: float, beliefs: Beliefs) -> None:
         self.probes = Probes()
-        self._edge_probes = Probes(EDGE_SHARE)
+        self._edge_probes = Probes(COST_SHARE)
         self._bandwidth_hz = bandwidth_hz
         self._bare_passes = BarePasses()
         self._turns = Turns()  # for which sessions the edge's drafter is tried

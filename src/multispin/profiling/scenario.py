@@ -1,13 +1,10 @@
 """What `multispin profile` measured, as a scenario that the planner reads."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import replace
-from datetime import UTC, datetime
-from typing import Any
+from collections.abc import Sequence
+from typing import NamedTuple
 
-from multispin.control import Cell, Device, Mode, Scenario, Verification, dump_scenario
-from multispin.data import TASKS
+from multispin.control import Cell, Device, Mode, Scenario, Verification
 from multispin.errors import InputError
 from multispin.speculation import DistributionFormat, Rule, bits_per_token, uplink_bits_per_rejection
 
@@ -17,13 +14,38 @@ _RETAINED, _PROBABILITY_BITS = 1024, 16
 """Distributions on the air, as in arXiv 2606.04581."""
 
 
+class MeasuredDevice(NamedTuple):
+    """A drafter on texts of one task family.
+
+    Attributes:
+        name: name of the device in the scenario.
+        seconds_per_token: time of a drafted token [s].
+        acceptance_rate: share of its tokens that were accepted.
+        overlap: mean of min(1, p/q) over its tokens; None for a drafter without a distribution of its own.
+
+    """
+
+    name: str
+    seconds_per_token: float
+    acceptance_rate: float
+    overlap: float | None
+
+
 def measured_scenario(
-    found: Mapping[str, Any], bandwidth_hz: float, spectral_efficiency: float, *, modes: bool = False
+    vocabulary_size: int,
+    verifier: Verification,
+    found: Sequence[MeasuredDevice],
+    bandwidth_hz: float,
+    spectral_efficiency: float,
+    *,
+    modes: bool = False,
 ) -> Scenario:
-    """Measurements as a scenario: one device for each drafter and task family.
+    """Measurements as a scenario.
 
     Args:
-        found: the JSON object of `multispin profile`.
+        vocabulary_size: V, number of the target's token ids.
+        verifier: fitted time of a verification.
+        found: one device for each drafter and task family whose acceptance was measured.
         bandwidth_hz: shared band [Hz]; it was not measured.
         spectral_efficiency: spectral efficiency of every device [bit/s/Hz]; it was not measured.
         modes: whether a device may choose its acceptance rule; default no.
@@ -31,73 +53,32 @@ def measured_scenario(
     Raises:
         InputError: no drafter's acceptance was measured.
     """
-    verification = found["verification"]
-    bits = math.ceil(math.log2(max(2, found["vocabulary"])))
-    devices = []
-    for drafter in found["drafters"]:
-        for task in TASKS:
-            found_here = drafter["tasks"][task]
-            rate = found_here["acceptance_rate"]["mean"]
-            if rate is None:
-                continue
-            device = Device(
-                name=f"{drafter['drafter']}-{task}",
-                seconds_per_token=drafter["seconds_per_token"],
-                spectral_efficiency=spectral_efficiency,
-                acceptance_rate=min(rate, _SUREST),
-            )
-            overlap = found_here["rejection_acceptance_rate"]
-            if modes and overlap is not None:
-                rules = _modes(found["vocabulary"], rate, overlap["mean"])
-                device = replace(device, acceptance_rate=None, modes=rules)
-            devices.append(device)
-    if not devices:
+    if not found:
         raise InputError("a scenario needs a drafter whose acceptance was measured")
-    return Scenario(
-        Cell(bandwidth_hz, bits, max_draft_length=16, min_draft_length=0),
-        Verification(verification["fixed_s"], verification["per_device_s"], verification["per_token_s"]),
-        tuple(devices),
-    )
-
-
-def measured_text(found: Mapping[str, Any], scenario: Scenario, per_task: int, tokens: int, *, modes: bool) -> str:
-    """A scenario file: what was measured, and comments that say where and when.
-
-    Args:
-        found: the JSON object of `multispin profile`.
-        scenario: what `measured_scenario` made of it.
-        per_task: prompts of each task family.
-        tokens: most tokens of a text.
-        modes: whether devices may choose their acceptance rule.
-    """
-    verification = found["verification"]
-    head = [
-        f"Measured by multispin profile on {datetime.now(UTC):%Y-%m-%d %H:%M} UTC: {found['machine']}.",
-        f"Target {found['target']} on the {found['engine']} engine; verification fitted over "
-        f"{len(verification['points'])} kinds of batches, relative error {verification['relative_rms_error']:.1%} "
-        f"(root mean square), {verification['worst_relative_error']:+.1%} at worst.",
-        f"Acceptance at temperature {found['temperature']:g} by the {'coupled' if found['temperature'] else 'greedy'} "
-        f"rule, {per_task} prompts per task family, up to {tokens} tokens each.",
-        "Band and spectral efficiency were not measured. One device per drafter and task family.",
-    ]
-    if modes:
-        head.append(
-            "Modes: the rejection rules accept min(1, p/q) of whole distributions; their bits are for those cut "
-            f"to {_distribution_format(found['vocabulary']).retained} tokens, in {_PROBABILITY_BITS} bits each."
+    devices = []
+    for each in found:
+        rate: float | None = min(each.acceptance_rate, _SUREST)
+        rules: tuple[Mode, ...] = ()
+        if modes and each.overlap is not None:
+            rate, rules = None, _modes(vocabulary_size, each.acceptance_rate, each.overlap)
+        devices.append(
+            Device(each.name, each.seconds_per_token, spectral_efficiency, acceptance_rate=rate, modes=rules)
         )
-    return "".join(f"# {line}\n" for line in head) + "\n" + dump_scenario(scenario)
+    bits = math.ceil(math.log2(max(2, vocabulary_size)))
+    return Scenario(Cell(bandwidth_hz, bits, max_draft_length=16, min_draft_length=0), verifier, tuple(devices))
 
 
-def _distribution_format(vocabulary: int) -> DistributionFormat:
-    return DistributionFormat(vocabulary, min(_RETAINED, vocabulary), _PROBABILITY_BITS)
+def measured_format(vocabulary_size: int) -> DistributionFormat:
+    """How the distributions are written whose bits the modes of a measured scenario have."""
+    return DistributionFormat(vocabulary_size, min(_RETAINED, vocabulary_size), _PROBABILITY_BITS)
 
 
-def _modes(vocabulary: int, coupled: float, rejection: float) -> tuple[Mode, ...]:
+def _modes(vocabulary_size: int, coupled: float, rejection: float) -> tuple[Mode, ...]:
     """The rules of a device that has a distribution of its own, each with its acceptance and its bits.
 
     `rejection-down` is left out: what it costs goes down, and the planner knows no downlink.
     """
-    form = _distribution_format(vocabulary)
+    form = measured_format(vocabulary_size)
     rates = {Rule.COUPLED: coupled, Rule.REJECTION: rejection, Rule.REJECTION_UP: rejection}
     return tuple(
         Mode(str(rule), min(rate, _SUREST), None, bits_per_token(rule, form), uplink_bits_per_rejection(rule, form))

@@ -35,11 +35,11 @@ def wllama_folder() -> Path:
     return folder
 
 
-def add_folder(app: web.Application, prefix: str, folder: Path, cache: str = ASK_AGAIN) -> None:
+def add_folder(app: web.Application, prefix: str, folder: Path) -> None:
     """Serve each file that is now in a folder as PREFIX/NAME."""
     for path in sorted(folder.iterdir()):
         if path.is_file() and path.suffix != ".py":
-            app.router.add_get(f"{prefix}/{path.name}", serving(path, cache))
+            app.router.add_get(f"{prefix}/{path.name}", serving(path))
 
 
 def serving(path: Path, cache: str = ASK_AGAIN) -> Handler:
