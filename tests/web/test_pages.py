@@ -11,6 +11,7 @@ import pytest
 from aiohttp import web
 
 from multispin.edge import Access, listening
+from multispin.edge.door import Door, read_network
 from multispin.errors import InputError
 from multispin.gateway import guard
 from multispin.models import load_tokenizer
@@ -34,16 +35,16 @@ def tokenizer(tiny_folder):
 
 
 @asynccontextmanager
-async def pages(tokenizer, tmp_path, **times):
+async def pages(tokenizer, tmp_path, proxies=(), **options):
     """An HTTP client of a server with both pages, and the dashboard."""
     (tmp_path / "wllama.js").write_text("export {};")
     drafter = tmp_path / "drafter.gguf"
     drafter.write_bytes(b"GGUF" * 1000)
-    app, access = web.Application(), Access(SECRET)
+    app, access = web.Application(), Access(SECRET, door=Door(proxies=proxies))
     page = DevicePage("tiny", tokenizer, token_table(tokenizer), 64, PageDrafter("small", drafter), tmp_path)
     page.add_routes(app, guard(access))
     board = Board("tiny")
-    dashboard = Dashboard(board, lambda address: f"<svg>{address}</svg>", **times)
+    dashboard = Dashboard(board, lambda address: f"<svg>{address}</svg>", **options)
     dashboard.add_routes(app, guard(access))
     async with listening(app, port=0) as port, aiohttp.ClientSession(f"http://127.0.0.1:{port}") as client:
         yield client, board, dashboard
@@ -192,6 +193,22 @@ def test_viewers_are_counted_and_bounded(tokenizer, tmp_path):
                     await asyncio.sleep(0.05)
 
     asyncio.run(scenario())
+
+
+def test_one_address_has_a_share_of_the_viewers_and_another_has_room(tokenizer, tmp_path):
+    async def scenario():
+        async with pages(tokenizer, tmp_path, [read_network("127.0.0.1")], max_share=0.5) as (client, _, _):
+
+            async def look(address):
+                return await client.get("/dashboard/feed", headers={**BEARER, "X-Forwarded-For": address})
+
+            answers = [await look("192.0.2.1") for _ in range(MAX_VIEWERS // 2 + 1)]
+            answers.append(await look("192.0.2.2"))
+            for each in answers:
+                each.close()
+            return [each.status for each in answers]
+
+    assert asyncio.run(scenario()) == [200] * (MAX_VIEWERS // 2) + [429, 200]
 
 
 def test_who_asks_for_the_feeds_headers_alone_takes_no_viewers_place(tokenizer, tmp_path):

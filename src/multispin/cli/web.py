@@ -99,7 +99,7 @@ class Pages:
         if options["dashboard"]:
             board = Board(options["target"])
             server.audience.add(board.tell)
-            self._dashboard = Dashboard(board, join_picture)
+            self._dashboard = Dashboard(board, join_picture, max_share=options["max_share"])
             self._dashboard.add_routes(app, guard)
 
     def opened(self, port: int) -> str:

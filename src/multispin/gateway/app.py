@@ -8,9 +8,8 @@ import asyncio
 import logging
 import math
 import secrets
-from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, aclosing
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -19,6 +18,7 @@ from aiohttp import hdrs, web
 from multispin.device import EdgeAwayError
 from multispin.edge.access import origin_of_caller
 from multispin.edge.door import Door
+from multispin.edge.shares import FullHouseError, SharedPlaces
 from multispin.errors import InputError
 from multispin.gateway.access import Handler, let_pages_in, name_answer, no_such_path
 from multispin.gateway.answers import DONE, Answer, error_document, event
@@ -40,7 +40,6 @@ from multispin.gateway.parts import Part, parts_of
 from multispin.gateway.responses import ResponseAnswer, ResponsesBody
 from multispin.gateway.source import TextSource, Words
 from multispin.gateway.tools import ToolUse, plain_messages
-from multispin.passes.limits import most_of_one
 from multispin.protocol import RefusedError, Request
 from multispin.speculation import Grammars, derive_seed
 
@@ -82,9 +81,9 @@ class Gateway:
         grammars: Grammars | None = None,
         max_share: float = 1.0,
     ) -> None:
-        self._grammars, self._max_share = grammars, max_share
+        self._grammars = grammars
         self._source, self._words, self._model, self._created = source, words, model, created
-        self._serving: Counter[str] = Counter()  # requests of each origin
+        self._places = SharedPlaces(MAX_REQUESTS, max_share)
 
     def add_routes(
         self,
@@ -235,22 +234,9 @@ class Gateway:
                 raise BadRequestError(str(error), field) from None
         return grammar
 
-    @contextmanager
-    def _place(self) -> Iterator[None]:
-        """Count a request while it is served; refuse it if there are too many."""
-        origin, serving = origin_of_caller(), self._serving.total()
-        if serving >= MAX_REQUESTS:
-            raise _StatusError(429, f"this server has {MAX_REQUESTS} requests, its limit: try again later")
-        own = self._serving[origin]
-        if own >= most_of_one(MAX_REQUESTS, serving - own, self._max_share):
-            raise _StatusError(429, f"{own} requests from here are being served, the limit: try again later")
-        self._serving[origin] += 1
-        try:
-            yield
-        finally:
-            self._serving[origin] -= 1
-            if not self._serving[origin]:
-                del self._serving[origin]
+    def _place(self) -> AbstractContextManager[None]:
+        """Count a request while it is served; FullHouseError if there are too many."""
+        return self._places.place(origin_of_caller(), "requests")
 
     async def _answer(
         self,
@@ -461,6 +447,8 @@ def _document_of(error: Exception) -> tuple[int, dict[str, Any]]:
     match error:
         case _StatusError():
             return error.status, error_document(error.status, str(error), error.param, error.code)
+        case FullHouseError():
+            return 429, error_document(429, str(error))
         case BadRequestError():
             return 400, error_document(400, str(error), error.param)
         case RefusedError():

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from aiohttp import web
 
 from multispin.edge import bearer
+from multispin.edge.access import origin_of_caller
+from multispin.edge.shares import FullHouseError, SharedPlaces
 from multispin.web.board import Board
 from multispin.web.files import STATIC, Handler, json_answer, serving
 from multispin.web.headers import headers
@@ -34,6 +36,7 @@ class Dashboard:
         picture: function that returns the QR code of an address as SVG; default none.
         period_s: time between two documents for a viewer [s]; default `PERIOD_S`.
         write_timeout_s: a viewer that takes no document for this long is disconnected [s]; default `WRITE_TIMEOUT_S`.
+        max_share: share of the viewers' places that all others leave which one token or address may have; default 1.0.
 
     """
 
@@ -43,18 +46,19 @@ class Dashboard:
         picture: Callable[[str], str] = lambda _: "",
         period_s: float = PERIOD_S,
         write_timeout_s: float = WRITE_TIMEOUT_S,
+        max_share: float = 1.0,
     ) -> None:
         self._board, self._picture = board, picture
         self._period_s, self._write_timeout_s = period_s, write_timeout_s
         self._place, self._scheme = "", "http"
-        self._viewers = 0
+        self._places = SharedPlaces(MAX_VIEWERS, max_share)
         self._document, self._made_s = b"", -period_s
         self._stopping = asyncio.Event()
 
     @property
     def viewers(self) -> int:
         """Number of connected viewers."""
-        return self._viewers
+        return self._places.held
 
     def invite(self, place: str, scheme: str = "http") -> None:
         """Show the address of the page that drafts, once HOST:PORT is known."""
@@ -91,11 +95,14 @@ class Dashboard:
 
     async def _feed(self, request: web.Request) -> web.StreamResponse:
         """The state as server-sent events."""
-        if self._viewers >= MAX_VIEWERS:
-            error = f"this dashboard has {MAX_VIEWERS} viewers, the limit: try again later"
-            return json_answer(request, {"error": error}, 429)
+        try:
+            with self._places.place(origin_of_caller(), "viewers"):
+                return await self._events(request)
+        except FullHouseError as error:
+            return json_answer(request, {"error": str(error)}, 429)
+
+    async def _events(self, request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(headers={**headers(request), "Content-Type": "text/event-stream; charset=utf-8"})
-        self._viewers += 1
         try:
             await response.prepare(request)
             while not self._stopping.is_set():
@@ -107,8 +114,6 @@ class Dashboard:
                     continue
         except (TimeoutError, ConnectionError):
             request.protocol.force_close()
-        finally:
-            self._viewers -= 1
         return response
 
     def _event(self) -> bytes:
