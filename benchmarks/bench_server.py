@@ -10,7 +10,9 @@ The first row of each number of devices is the floor: a bare aiohttp server that
 WebSockets and receives the answers, and does nothing else. There all answers come at once; in `floor-apart` each comes
 at its own time within a pass, as those of real devices do, and wakes the server for itself. `floor-streams` is `floor`
 with as many answers as devices send in streams: of up to 66 devices each of the six tokens that one drafts in a pass
-comes in a frame of its own, of 200 and more there are two frames.
+comes in a frame of its own, of 200 and more there are two frames. In `floor-streams-apart` each device sends them at
+its own time. `floor-bare` is the same without a WebSocket library: once a connection is made, its frames are read by
+the shortest code that does it, which checks nothing. What it saves is about the most that another library could.
 
 With `--without-sockets` the same edge and devices are in this process, under a virtual clock: what is left is the
 protocol, the scheduler, events and metrics, each with its own processor time (`played_site`).
@@ -59,7 +61,7 @@ WARM_UP_PASSES = 40
 WARM_UP_SESSIONS = 8000
 """Less is warmed up where there are many sessions: in rounds of 1,000 a pass and the drafting before it take 4 s."""
 TOKENS_PER_PASS = 6
-FLOORS = ("floor", "floor-apart", "floor-streams")
+FLOORS = ("floor", "floor-apart", "floor-streams", "floor-streams-apart", "floor-bare")
 FLOOR_FRAME = b"x" * 24
 LIMIT_S = 600.0
 """A part of the benchmark may take so long [s]."""
@@ -276,22 +278,54 @@ async def measure(devices, http, mode, passes_wanted, profile=None, prompt_token
     }
 
 
+class BareFrames(asyncio.Protocol):
+    """Reads small whole frames of an honest WebSocket client, and tells of each."""
+
+    def __init__(self, transport, tell):
+        self._transport, self._tell = transport, tell
+        self.lost = asyncio.Event()
+
+    def data_received(self, data):
+        while data:
+            end = 6 + (data[1] & 0x7F)
+            payload, mask = int.from_bytes(data[6:end]), (data[2:6] * (end // 4))[: end - 6]
+            self._tell((payload ^ int.from_bytes(mask)).to_bytes(end - 6))
+            data = data[end:]
+
+    async def send_bytes(self, frame):
+        self._transport.write(bytes((0x82, len(frame))) + frame)
+
+    def connection_lost(self, error):
+        self.lost.set()
+
+
 async def measure_floor(devices, mode, passes_wanted):
     """What sockets and aiohttp alone cost for a frame to each device, and one back or as many as in streams."""
     sockets, answers, complete = [], 0, asyncio.Event()
-    frames = min(TOKENS_PER_PASS, max(2, FRAMES // devices)) if mode == "floor-streams" else 1
-    apart_s = pass_s(devices) if mode == "floor-apart" else 0.0
+    streams = mode not in ("floor", "floor-apart")
+    frames = min(TOKENS_PER_PASS, max(2, FRAMES // devices)) if streams else 1
+    apart_s = pass_s(devices) / frames if mode in ("floor-apart", "floor-streams-apart", "floor-bare") else 0.0
     rest_s = pass_s(devices) if mode == "floor" else 0.0  # elsewhere the answers take as long
 
-    async def handler(request):
+    def came(_):
         nonlocal answers
-        socket = web.WebSocketResponse(compress=False, heartbeat=15.0)
+        answers += 1
+        if answers == devices * frames:
+            complete.set()
+
+    async def handler(request):
+        bare = mode == "floor-bare"
+        socket = web.WebSocketResponse(compress=False, heartbeat=None if bare else 15.0)
         await socket.prepare(request)
+        if bare:
+            frames_only = BareFrames(request.transport, came)
+            request.transport.set_protocol(frames_only)
+            sockets.append(frames_only)
+            await frames_only.lost.wait()
+            return socket
         sockets.append(socket)
-        while (await socket.receive()).type is aiohttp.WSMsgType.BINARY:
-            answers += 1
-            if answers == devices * frames:
-                complete.set()
+        while (frame := await socket.receive()).type is aiohttp.WSMsgType.BINARY:
+            came(frame.data)
         return socket
 
     async def one_pass():
