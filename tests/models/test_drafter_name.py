@@ -62,5 +62,5 @@ def test_one_source_makes_drafters_for_many_texts_and_drafts_the_targets_ids(tin
     drafted = first.draft(text, 4, SamplingParams())
     assert second.draft([*text, 5], 2, SamplingParams()) is not None
     assert first.draft(text, 4, SamplingParams()) == drafted  # the other's text is in a cache of its own
-    with pytest.raises(InputError, match="nothing to batch"):
+    with pytest.raises(InputError, match="runs no model in torch"):
         load_draft_source("none", tiny_folder).edge_drafter(2, 32)

@@ -125,7 +125,7 @@ def test_what_cannot_be_written_is_refused_and_leaves_nothing(target, tiny_folde
         ((tiny_folder, out), r"convert_hf_to_gguf\.py"),
         (("lookup", out), "no weights of its own"),
         (("q8", out), "no weights of its own"),
-        ((own, tmp_path / "m.gguf"), "is the file that is read"),
+        ((own, tmp_path / "m.gguf"), "is also the input file"),
     ):
         with pytest.raises(InputError, match=part):
             write_gguf(GgufOrder(*order))

@@ -143,7 +143,7 @@ def test_weights_that_are_no_plain_numbers_are_refused_by_name(folder, make_mode
 def test_a_model_that_computes_no_number_is_refused_before_it_serves_anybody(make_model):
     model = make_model("llama")
     model.model.norm.weight.data[3] = torch.nan
-    refused(lambda: Verifier(model, slots=1, max_length=32), "no finite number")
+    refused(lambda: Verifier(model, slots=1, max_length=32), "are not finite")
 
 
 def test_weights_of_another_shape_are_refused(folder, make_model):

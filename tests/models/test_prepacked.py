@@ -30,7 +30,7 @@ def test_a_reordered_model_is_not_rounded_in_part(make_model):
     model = prepack(make_model("llama"))
     if not [m for m in model.modules() if isinstance(m, PrepackedLinear)]:
         pytest.skip("nothing was reordered")
-    with pytest.raises(InputError, match="load it again"):
+    with pytest.raises(InputError, match="load the model again"):
         round_weights(model, 8)
 
 

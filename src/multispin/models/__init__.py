@@ -1,7 +1,7 @@
-"""The language models: loading, drafting, verifying. The only room that knows transformers.
+"""The language models: loading, drafting, verifying. Only this room imports transformers.
 
-Importing this room is quick: each of its modules is loaded when one of its names is first used, so that `--help` and
-refusals do not wait for torch and transformers.
+Importing this room is quick: each module is loaded when one of its names is first used, so that `--help` and error
+messages do not wait for torch and transformers.
 """
 
 from typing import TYPE_CHECKING

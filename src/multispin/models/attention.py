@@ -1,4 +1,4 @@
-"""Attention of rows of tokens to the keys and values of their slots: what passes of every layout share."""
+"""Attention of tokens to the keys and values of their slots, shared by passes of every layout."""
 
 from typing import NamedTuple
 
@@ -9,13 +9,13 @@ from multispin.models.slots import SlotCache
 
 
 class Scoring(NamedTuple):
-    """How a layer weighs the keys that a token sees.
+    """How a layer weights the keys that a token sees.
 
     Attributes:
         scale: factor on query · key; None for 1/√head_dim.
         window: positions that a token may look back on, itself included; None for all.
         softcap: c, by which scores s become c·tanh(s/c); None for plain scores.
-        sinks: [heads], the score of nothing at all, which takes part in the softmax; None for none.
+        sinks: [heads], scores of attention sinks, which take part in the softmax without a value; None for none.
 
     """
 
@@ -26,12 +26,12 @@ class Scoring(NamedTuple):
 
     @property
     def plain(self) -> bool:
-        """Whether PyTorch's own attention can do it."""
+        """Whether PyTorch's own attention supports it."""
         return self.softcap is None and self.sinks is None
 
 
 class PassBatch:
-    """The place of each token of a pass in a slot cache: what the layers of a model ask for, whatever the layout.
+    """The position of each token of a pass in a slot cache, for the layers of a model in any layout.
 
     Attributes:
         cache: keys and values of all slots.
@@ -60,7 +60,7 @@ class PassBatch:
             query: [heads, tokens, head_dim].
             keys: keys of one layer, the new ones included, [slots, kv_heads, max_length, head_dim].
             values: the values, of the same shape.
-            scoring: how the layer weighs keys.
+            scoring: how the layer weights keys.
 
         Returns:
             [tokens, heads, head_dim].
@@ -111,7 +111,7 @@ def attend_slots(
         keys: [slots, kv_heads, end, head_dim].
         values: [slots, kv_heads, end, head_dim].
         mask: mask from `hidden_keys`; None if every key may be seen.
-        scoring: how keys are weighed; its window is in the mask.
+        scoring: how keys are weighted; its window is in the mask.
 
     Returns:
         [slots · rows, heads, head_dim].

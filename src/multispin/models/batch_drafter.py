@@ -1,7 +1,7 @@
-"""Drafting for many texts at once, each in a slot of its own: what an edge does for its sessions in one place.
+"""Drafts for many texts at once, each in a slot of its own, as an edge does for its sessions.
 
-One forward pass drafts one token for every text that is asked for. Each text is drawn from by its own parameters and
-noise, exactly as `ModelDrafter` draws for one text alone.
+One forward pass drafts one token for every requested text. Each token is drawn by its text's own parameters and noise,
+exactly as `ModelDrafter` draws for one text.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,23 +28,23 @@ from multispin.speculation import (
 from multispin.speculation.drafter import kept_prefix
 
 READ_ALONG = 32
-"""This many unread tokens of a text are read in the pass that drafts its first token; more in a pass of their own."""
+"""Most unread tokens of a text that are read in the pass of its first drafted token; more get a pass of their own."""
 Pick = Callable[[DraftAsk, torch.Tensor, list[int]], int]
-"""Chooses a token: (ask, [1, V] logits, what has been drafted so far)."""
+"""Chooses a token from (ask, [1, V] logits, tokens drafted so far)."""
 
 
 class ModelBatchDrafter:
     """A small language model that drafts for many sessions at once.
 
-    A text that the model cannot hold (longer than its positions, or with ids that it lacks) gets an empty or shorter
-    draft: the drafter never limits what the target may write.
+    A text that the model cannot hold (longer than its context, or with ids that it lacks) gets an empty or shorter
+    draft, so the drafter never limits what the target may write.
 
     Args:
-        model: the language model that drafts; a model of transformers' is not changed.
-        slots: number of texts that it drafts for at once.
-        max_length: prompt and generated tokens of the longest text; cut to the positions that the model knows.
-        vocabulary_size: number of ids that the target can emit; by default what the model's head has.
-        static: passes of static shape, and one draw for all texts; by default on a GPU only.
+        model: the language model that drafts; a transformers model is not changed.
+        slots: most texts to draft for at once.
+        max_length: length of the longest text [tokens], prompt included; limited to the model's context.
+        vocabulary_size: number of ids that the target can emit; default: those of the model's head.
+        static: whether passes have static shapes and one draw serves all texts; default: on a GPU only.
 
     """
 
@@ -65,7 +65,7 @@ class ModelBatchDrafter:
         self._texts: dict[int, list[int]] = {}  # per slot, the ids whose positions are cached
 
     def warm_up(self) -> None:
-        """On a GPU, compile what draws tokens, so that no draft waits for that; nothing elsewhere."""
+        """On a GPU, compile the drawing of tokens, so that no draft waits for it; elsewhere do nothing."""
         if self._drawing is not None and self.model.packed.device.type == "cuda":
             self._drawing.compile(self.model.vocabulary_size, self.model.vocabulary_size, self.model.packed.dtype)
 
@@ -81,11 +81,11 @@ class ModelBatchDrafter:
         del self._texts[slot]
 
     def unread(self, slot: int, committed: Sequence[int]) -> int:
-        """Tokens of a text, all but its newest, that a draft for it would have to read first."""
+        """Number of committed tokens but the newest that the drafter must read before it drafts."""
         return max(0, len(committed) - 1 - kept_prefix(self._texts[slot], committed))
 
     def prepare(self, texts: Sequence[tuple[int, Sequence[int]]], most: int | None = None) -> None:
-        """Read texts that drafts will soon be asked for, so that the first draft is not slower.
+        """Read texts that will soon need drafts, so that the first draft is not slower.
 
         Args:
             texts: (slot, ids of the whole text) of each.
@@ -105,17 +105,17 @@ class ModelBatchDrafter:
             self.feed(feeds)
 
     def draft(self, asks: Sequence[DraftAsk]) -> list[list[int]]:
-        """Draw a draft for each text, all in the same forward passes; shorter ones where a slot is full."""
+        """Draw a draft for each text, all in the same forward passes; a draft is shorter if its slot is full."""
         return self._draw(asks, _pick, self._drawing)
 
     def draft_distributions(
         self, asks: Sequence[DraftAsk], form: DistributionFormat
     ) -> list[tuple[list[int], list[TruncatedDistribution]]]:
-        """The same, each token drawn from its truncated and quantised distribution (for the rejection rules)."""
+        """Draw drafts from truncated and quantised distributions, and return these, for the rejection rules."""
         distributions: dict[int, list[TruncatedDistribution]] = {ask.slot: [] for ask in asks}
 
         def pick(ask: DraftAsk, logits: torch.Tensor, drafted: list[int]) -> int:
-            # An id that cannot be fed would end the draft, and the rules need its length settled before the last draw.
+            # An id that cannot be fed would end the draft, but the rules need its length before the last draw.
             fitted, params = with_width(logits[:, : self.model.known_ids], form.vocabulary_size), ask.params
             position = len(ask.committed) + len(drafted)
             if ask.matcher is not None:
@@ -143,13 +143,13 @@ class ModelBatchDrafter:
             for ask in asks
         ]
         running = [k for k, length in enumerate(lengths) if length > 0]
-        # Of a prompt, or of what came while a session was away, no logits are wanted.
+        # A prompt, or text that came while a session was away, needs no logits.
         long = [k for k in running if self.unread(asks[k].slot, asks[k].committed) > READ_ALONG]
         self.prepare([(asks[k].slot, asks[k].committed) for k in long])
         feeds = []
         for k in running:
             ask, start = asks[k], kept_prefix(self._texts[asks[k].slot], asks[k].committed)
-            # What a device drafted, or what was accepted, is read along: a pass costs about the same for some tokens.
+            # Tokens that a device drafted or that were accepted are read in the same pass, which costs about the same.
             feeds.append(Feed(ask.slot, start, ask.committed[start:], ask.params))
         while running:
             going, feeds_of = [], self.feed(feeds)
@@ -161,7 +161,7 @@ class ModelBatchDrafter:
                 position = len(ask.committed) + len(drafted)
                 try:
                     drafted.append(known[at] if at in known else pick(ask, logits[-1:], drafted))
-                except InputError:  # logits that are not numbers: whatever stands so far is the draft
+                except InputError:  # the logits are not numbers: the draft ends here
                     continue
                 if len(drafted) < lengths[k] and drafted[-1] < self.model.known_ids:
                     going.append(k)

@@ -22,16 +22,16 @@ from multispin.speculation.noise import noise_keys
 log = logging.getLogger(__name__)
 
 TIE_MARGIN = 1e-9
-"""Scores that are closer than this may be in another order on a CPU."""
+"""Difference of scores below which a CPU may order them differently."""
 TOP_P_MARGIN = 4e-6
-"""Share of the probability within which the edge of top-p may lie elsewhere on a CPU."""
+"""Probability by which the edge of top-p may differ on a CPU."""
 _KNOWN = frozenset(
     ["temperature", "top_k", "top_p", "seed", "logit_bias", "withheld", "withheld_until", "prompt_tokens"]
-)  # whatever else a request may ask for is drawn row by row
+)  # requests with other parameters are drawn row by row
 _PARTS = 8
 _LOWEST = -(2**31)
 _ZERO_BITS = {torch.bfloat16: 16, torch.float16: 13}
-"""Lowest bits of a float32 that are 0 if it came from a narrower type."""
+"""Lowest bits of a float32 that are 0 if it was converted from a narrower type."""
 
 _LEAST_ROWS = 8
 
@@ -57,9 +57,9 @@ class BatchDrawing:
 
     @torch.inference_mode()
     def compile(self, width: int, padded_width: int, dtype: torch.dtype) -> None:
-        """Compile the steps of a draw to few kernels, for any number of rows; slower without it.
+        """Compile the steps of a draw to few kernels, for any number of rows. Without it a draw is slower.
 
-        It takes some seconds, once per machine. Where there is no compiler, the steps run one by one.
+        This takes some seconds, once per machine. Without a compiler, the steps run one by one.
 
         Args:
             width: width V of the logits.
@@ -74,14 +74,14 @@ class BatchDrawing:
                 block = self._block([(SamplingParams(0.5, 5, 0.5), 3)] * count)
                 steps.plain(logits, block)
                 draw_truncated_rows(logits, block, _ZERO_BITS.get(dtype, 0), steps)
-        except Exception as error:  # whatever a compiler raises, the steps themselves are the same
-            log.warning("the draw of tokens is not compiled, so it takes longer: %s", str(error).splitlines()[0])
+        except Exception as error:  # if the compiler fails, the steps run uncompiled
+            log.warning("the drawing of tokens could not be compiled and is slower: %s", str(error).splitlines()[0])
         else:
             self._steps, self._compiled_dtype = steps, dtype
 
     @staticmethod
     def takes(params: SamplingParams) -> bool:
-        """Whether all that a request asks for is drawn here."""
+        """Whether this class can draw for a request with these parameters."""
         others = (field for field in fields(params) if field.name not in _KNOWN)
         return all(getattr(params, field.name) == field.default for field in others)
 
@@ -99,7 +99,7 @@ class BatchDrawing:
         """
         block = self._block(rows)
         shaped = self._shaped(logits, rows)
-        # Another number type would be compiled now, while everybody waits.
+        # Compiling for another number type now would make everybody wait.
         steps = self._steps if shaped.dtype == self._compiled_dtype else Steps()
         if any((params.top_k or params.top_p < 1.0) and not params.greedy for params, _ in rows):
             return draw_truncated_rows(shaped, block, _ZERO_BITS.get(shaped.dtype, 0), steps)
@@ -107,14 +107,14 @@ class BatchDrawing:
         return found
 
     def tokens(self, logits: Sequence[torch.Tensor], rows: Sequence[DrawnRow]) -> dict[int, int]:
-        """The tokens of those rows that are sure, finite, and ask for nothing that is not known here.
+        """The tokens of the rows that can be drawn here: finite, not near a tie, and with supported parameters.
 
         Args:
             logits: N rows, [V] each.
             rows: N requests' parameters and positions.
 
         Returns:
-            Tokens by row, read in one copy; a row that is missing is to be drawn by the definition.
+            Tokens by row, read in one copy. Missing rows must be drawn by the definition.
 
         """
         padding = max(0, _LEAST_ROWS - len(rows))  # what is compiled is compiled once more for a single row

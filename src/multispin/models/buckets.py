@@ -1,4 +1,4 @@
-"""Shapes of static passes: which sizes there are, and the smallest that holds a batch. Integers only.
+"""Shapes of static passes: the available sizes, and the smallest that fits a batch. Integers only.
 
 A CUDA graph runs one fixed shape. So a batch is padded up to one of a few shapes, and each shape is captured once, when
 it is first needed. A batch larger than the largest shape runs without a graph.
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 PASS_MEMORY_BYTES = 2**31
-"""Memory that the largest pass of static shape may take beside weights and cache."""
+"""Most memory of a static pass beside weights and cache [bytes]."""
 TOKENS = (8, 16, 32, 64, 96, 128, 192, 256, 384, 512)
 """Tokens of a pass."""
 ROWS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
@@ -19,7 +19,7 @@ WINDOWS = (16, 32, 64, 128)
 """Inputs that a recurrent layer scans per slot: those replayed and the new ones."""
 
 UNIFORM_TOKENS_PER_SLOT = 4
-"""Tokens per slot, if all passes have one shape. If everybody's drafts are longer, they take more passes."""
+"""Tokens per slot if all passes have one shape. Longer drafts of everybody take more passes."""
 UNIFORM_ROWS = 8
 """Tokens of one slot in a pass, if all passes have one shape and attention is padded."""
 

@@ -1,8 +1,8 @@
 """A language model with a slot cache: the tokens of many sessions through one model in one forward pass.
 
-What it knows: slots, lengths, logits. What it does not know: rules, devices, text. The cache of a session holds all
-of its committed tokens but the newest one; a pass feeds [newest] + draft and reads one row of logits per fed token. A
-prompt is fed in chunks that ask for no logits, in the same forward pass as everybody else's drafts.
+It knows slots, lengths and logits, and nothing of rules, devices and text. The cache of a session holds all committed
+tokens but the newest one. A pass feeds [newest] + draft and gives one row of logits per fed token. A prompt is fed in
+chunks without logits, in the same forward pass as everybody else's drafts.
 """
 
 from collections.abc import Sequence
@@ -25,14 +25,14 @@ class CachedModel(SlotTable):
     """A language model with a slot cache of fixed size.
 
     Args:
-        model: a decoder. One of transformers' is left as it is, and weights are shared where they can be.
-        slots: sessions that fit at once.
-        max_length: prompt and generated tokens per session.
-        reorder: see `PackedModel.of`; for a model of transformers'; default True.
+        model: a decoder. A transformers model is not changed, and weights are shared if possible.
+        slots: most sessions at once.
+        max_length: most tokens of a session, prompt included.
+        reorder: see `PackedModel.of`, for a transformers model; default True.
         vocabulary_size: width of the logits, the number of ids that the tokenizer has; the model's own width by
             default. A model with more rows (padding) loses them, one with fewer gets −∞ for the ids that it lacks.
-        static: run passes of static shape, as CUDA graphs where there is a GPU; by default on a GPU only. A layout says
-            which shapes.
+        static: whether passes have static shapes, run as CUDA graphs on a GPU; default: on a GPU only. A layout gives
+            the shapes.
         batch_invariant: run passes of one static shape only, so that no text depends on who shares its passes, whatever
             the number type; default no.
 
@@ -71,12 +71,12 @@ class CachedModel(SlotTable):
 
     @property
     def max_length(self) -> int:
-        """Prompt and generated tokens that a session may have."""
+        """Most tokens of a session, prompt included."""
         return self._cache.max_length
 
     @property
     def static_shapes(self) -> tuple[Shape, ...]:
-        """The static shapes that passes have had so far; empty where passes have any shape."""
+        """The static shapes used so far; empty if passes have any shape."""
         return () if self._static is None else self._static.shapes
 
     @property
@@ -120,7 +120,7 @@ class CachedModel(SlotTable):
             return []
         found = self._pass(feeds)
         if isinstance(found, PassResult):
-            found = found.logits[: sum(sizes)].clone()  # the next pass writes over it
+            found = found.logits[: sum(sizes)].clone()  # the next pass overwrites it
         return list(torch.split(found, sizes))
 
     @torch.inference_mode()

@@ -1,9 +1,9 @@
-"""A distilled drafter on disk: the few layers that differ from the target; everything else is read from the target.
+"""A distilled drafter on disk: the few layers that differ from the target. Everything else is read from the target.
 
-A folder with `drafter.json` (what it was made of, how, and what it reached) and `weights.safetensors`. Weight matrices
-are stored as int8 with one scale per row, or as bfloat16; norms as float32. What is stored as int8 also drafts in it,
-with the layers and the head that it shares with the target: half the bytes to read per token. The head may speak a part
-of the vocabulary: a token outside it is never drafted, which costs acceptance and nothing else.
+Its folder has `drafter.json` (how it was made, and its measured acceptance) and `weights.safetensors`. Weight matrices
+are stored as int8 with one scale per row, or as bfloat16; norms as float32. A drafter stored as int8 also computes in
+int8, shared layers and head included, which halves the bytes to read per token. The head may cover only a part of the
+vocabulary: other tokens are never drafted, which costs acceptance and nothing else.
 """
 
 import copy
@@ -159,10 +159,10 @@ def save_drafter(student: PreTrainedModel, card: DrafterCard, folder: Path) -> N
 
 
 def load_for_drafting(folder: Path, model: PreTrainedModel) -> PreTrainedModel:
-    """`load_student` as it computes where it drafts: in whole numbers if it was stored in them, else in bfloat16.
+    """`load_student` in the number type for drafting: int8 if it was stored so, else bfloat16.
 
-    A graphics processor has no such whole numbers: there it computes in bfloat16. On a target in bfloat16 the whole
-    numbers are those stored but for a unit here and there.
+    On a GPU it always computes in bfloat16. On a target in bfloat16 the int8 numbers are the stored ones, except that
+    a few differ by one unit.
     """
     student = load_student(folder, model)
     whole = read_card(folder).storage == "int8" and model.device.type == "cpu"

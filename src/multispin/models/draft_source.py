@@ -76,7 +76,7 @@ class DraftSource:
 
     @cached_property
     def grammars(self) -> TextGrammars | None:
-        """The compiler of requests' grammars, which drafts follow; None where the library is not installed."""
+        """The compiler of requests' grammars, which drafts follow; None if the library is not installed."""
         return load_grammars(self.tokenizer)
 
     def drafter(self, max_length: int) -> Drafter:
@@ -92,7 +92,7 @@ class DraftSource:
     def edge_drafter(self, slots: int, max_length: int) -> ModelBatchDrafter:
         """A drafter for `slots` texts at once; InputError for a drafter without a model."""
         if self.model is None:
-            raise InputError(f"the drafter {self.name.text!r} has no model of torch's: there is nothing to batch")
+            raise InputError(f"the drafter {self.name.text!r} runs no model in torch: the edge needs one that does")
         from multispin.models.batch_drafter import ModelBatchDrafter
 
         drafter = ModelBatchDrafter(self.model, slots, max_length, self.tokenizer.size)
@@ -122,7 +122,7 @@ def load_draft_source(
         batched: whether it is to draft for many texts at once, for which torch is needed; default no.
 
     """
-    if target == "":  # an unset variable of a script, say: not the usual target
+    if target == "":  # for example an unset variable in a script; the default target would be wrong
         raise InputError("the target's name is empty: leave it out, or name a model")
     name, refusal = DrafterName.parse(spec), None
     if place == "cpu" and not batched and is_for_llama_cpp(name, target):
@@ -133,7 +133,7 @@ def load_draft_source(
                 raise
             refusal = error
     source = _torch_source(name, target or EMBEDDED, place)
-    if refusal is not None:  # told last: where torch cannot read it either, its reason is the one to know
+    if refusal is not None:  # logged late: if torch cannot read it either, torch's reason is reported instead
         log.warning("%s; torch drafts instead", refusal)
     return source
 
@@ -168,7 +168,7 @@ def _torch_source(name: DrafterName, target: str, place: str) -> DraftSource:
 def check_drafter_place(name: DrafterName, place: str) -> None:
     """InputError if a drafter cannot run on a graphics processor, or there is none of this name."""
     if not name.needs_model:
-        raise InputError(f"the drafter {name.text!r} runs no model, on {place} or elsewhere: leave the place out")
+        raise InputError(f"the drafter {name.text!r} runs no model, so it has no use for {place}: leave the place out")
     if name.kind is DrafterKind.ROUNDED:
         raise InputError(f"the drafter {name.text!r} is rounded for a CPU: on {place}, draft with a model or small")
     from multispin.models.loading import check_place

@@ -21,15 +21,15 @@ from multispin.speculation import (
 class ModelDrafter:
     """A small language model that drafts for one text.
 
-    Under `coupled` it draws with the request's shared noise, so that its token meets the target's whenever their
-    distributions are close (see `speculation.rules`); under the rejection rules from exactly the distribution that it
-    sends.
+    Under `coupled` it draws with the request's shared noise, so that its token usually equals the target's if their
+    distributions are close (see `speculation.rules`). Under the rejection rules it draws from exactly the distribution
+    that it sends.
 
     Args:
-        model: the language model that drafts; a model of transformers' is not changed.
-        max_length: prompt and generated tokens of the longest text; cut to the positions that the model knows.
-        vocabulary_size: number of ids that the target can emit; by default what the model's head has.
-        grammars: compiles the grammars of requests; by default drafts follow none.
+        model: the language model that drafts; a transformers model is not changed.
+        max_length: length of the longest text [tokens], prompt included; limited to the model's context.
+        vocabulary_size: number of ids that the target can emit; default: those of the model's head.
+        grammars: compiles the grammars of requests; default None: drafts follow no grammar.
 
     """
 
@@ -46,7 +46,7 @@ class ModelDrafter:
 
     @property
     def max_length(self) -> int:
-        """Tokens of the longest text that it drafts for."""
+        """Length of the longest text that it drafts for [tokens]."""
         return self._drafter.model.max_length
 
     def prepare(self, committed: Sequence[int]) -> None:
@@ -54,7 +54,7 @@ class ModelDrafter:
         self._drafter.prepare([(self._slot, committed)])
 
     def draft(self, committed: Sequence[int], length: int, params: SamplingParams) -> list[int]:
-        """Draw `length` tokens one after the other; fewer where the slot is full."""
+        """Draw `length` tokens one after the other, fewer if the slot is full."""
         return self._drafter.draft([self._ask(committed, length, params)])[0]
 
     def draft_distributions(
@@ -68,7 +68,7 @@ class ModelDrafter:
         return DraftAsk(self._slot, committed, length, params, matcher)
 
     def logits_along(self, text: Sequence[int], begin: int, params: SamplingParams) -> torch.Tensor:
-        """The distributions that it would draw from at each position of a known text, all at once.
+        """The logits from which it would draw at each position of a known text, all at once.
 
         Args:
             text: token ids, at most as many as the cache holds.

@@ -32,10 +32,10 @@ class DrafterCard:
         target: reference of the target that it was made from.
         fingerprint: fingerprint of the target's embeddings, see `fingerprint_of`.
         layers: indices of the target's layers that it began as.
-        frozen: how many of them, the first ones, are still the target's own, and read from it.
-        vocabulary: token ids that its head can draft.
+        frozen: number of first layers that are still the target's own, and read from it.
+        vocabulary: number of token ids that its head can draft.
         storage: "int8" or "bfloat16".
-        made: command, data, seed, steps, hardware, time: whatever its maker wrote down.
+        made: how it was made: command, data, seed, steps, hardware, time.
         results: acceptance measured on held-out prompts.
         format: version of the folder's layout.
 
@@ -75,7 +75,7 @@ def check_order(layers: Sequence[int], frozen: int) -> None:
 
 
 def fingerprint_of(rows: bytes) -> str:
-    """Short hash of a target's embeddings, by which a drafter knows its target.
+    """Short hash of a target's embeddings, by which a drafter recognises its target.
 
     Args:
         rows: the first and last `HASHED_ROWS` rows in bfloat16, row by row.

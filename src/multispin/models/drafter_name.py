@@ -75,10 +75,10 @@ class DrafterName:
             if not FEWEST_BITS <= bits <= MOST_BITS:
                 raise InputError(f"the drafter {text!r} asks for {bits} bits, outside {FEWEST_BITS} … {MOST_BITS}")
             if reference == "":
-                raise InputError(f"the drafter {text!r} names no model after the colon: leave it out for the target")
+                raise InputError(f"the drafter {text!r} has no model after the colon: leave it out for the target")
             return cls(text, DrafterKind.ROUNDED, reference or "", bits)
         if not text:
-            raise InputError("an empty drafter: name a model, small, medium, large, lookup, none or q3 … q8")
+            raise InputError("the drafter's name is empty: give a model, small, medium, large, lookup, none or q3 … q8")
         folder = user_path(whole_characters(text, f"the name of the drafter {text!r}"))
         if there(folder, text) and is_drafter(folder):
             return cls(text, DrafterKind.DISTILLED, folder=folder)

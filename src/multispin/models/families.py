@@ -1,9 +1,9 @@
-"""Which models are computed exactly here: the families and the features that tests cover. All others are refused.
+"""The models that are computed exactly: families and features that tests cover. All others are refused.
 
-A packed pass leaves everything but attention to transformers' own modules. What matters is therefore what attention
-does beside plain products and masks, what depends on the other tokens of a batch, and what keeps a state. Each family
-below stands in tests/models/test_families.py with every feature that its configuration can turn on. A field of a
-configuration that is not known here may change the function, so it is refused by name unless it is off.
+A packed pass leaves everything but attention to transformers' own modules. So three things matter: what attention does
+beside plain products and masks, what depends on the other tokens of a batch, and what keeps a state. Each family below
+is in tests/models/test_families.py with every feature that its configuration can turn on. An unknown field of a
+configuration may change the results, so it is refused by name unless it is off.
 """
 
 from typing import Any
@@ -23,7 +23,7 @@ COMMON = _names(
     "head_dim max_position_embeddings hidden_act rms_norm_eps rope_parameters tie_word_embeddings "
     "attention_bias mlp_bias"
 )
-"""Fields that every family has in common, where its configuration declares them."""
+"""Fields that all families may have."""
 
 _WINDOW = "sliding_window layer_types"
 _EXPERTS = "num_experts num_local_experts num_experts_per_tok moe_intermediate_size norm_topk_prob"
@@ -70,13 +70,13 @@ INERT = _names(
     "resid_pdrop return_dict router_aux_loss_coef router_jitter_noise torch_dtype transformers.js_config "
     "transformers_version unk_token_id unsloth_fixed unsloth_version use_cache"
 )
-"""Fields that say nothing about what a trained model computes: training, files, ids that only texts need."""
+"""Fields without effect on a trained model's results: training, files, ids that only texts need."""
 
 REPEATED = _names(
     "experts_per_token hidden_act initial_context_length max_window_layers num_experts num_local_experts "
     "partial_rotary_factor"
 )
-"""Fields that published files hold beside the one that is read, which says the same in other words."""
+"""Fields that published files have beside the one that is read, with the same meaning."""
 
 OFF: dict[str, Any] = {"full_attn_mod": 1, "interpolate_factor": 1}
 """Values that turn a field off, beside None, False and nothing at all."""
@@ -141,22 +141,22 @@ def check_family(config: Any) -> None:
         )
     longest = getattr(text, "max_position_embeddings", None)
     if longest is not None and longest < 1:
-        raise InputError(f"the configuration says max_position_embeddings = {longest}, which leaves no text")
+        raise InputError(f"the configuration has max_position_embeddings = {longest}, which leaves no room for a text")
     window, kinds = getattr(text, "sliding_window", None), getattr(text, "layer_types", None) or ["sliding_attention"]
     if window is not None and not (isinstance(window, int) and window >= 1) and "sliding_attention" in kinds:
-        raise InputError(f"the configuration says sliding_window = {str(window)[:60]}, which is no number of tokens")
+        raise InputError(f"the configuration has sliding_window = {str(window)[:60]}, which is not a number of tokens")
     for kind in getattr(text, "layer_types", None) or ():
         if kind not in LAYERS and (kind, family) != RECURRENT:
             raise InputError(f"layers of the type {str(kind)[:60]!r} are not known in a {family} model: choose another")
     for name, part in (getattr(text, "rope_parameters", None) or {}).items():
         if isinstance(part, dict) and name not in (getattr(text, "layer_types", None) or ()):
-            raise InputError(f"the rotary positions of {str(name)[:60]!r} are of no kind of layers that this model has")
+            raise InputError(f"the rotary positions are for layers {str(name)[:60]!r}, which this model does not have")
     for rope in _rotary(text):
         _check_rotary(rope, text)
 
 
 def _check_programs(config: Any) -> None:
-    """InputError for a model that was written for another program than transformers' own of its family."""
+    """InputError for a model that names another program than transformers' own of its family."""
     kinds = {config.model_type, config.get_text_config().model_type}
     mapped = getattr(config, "auto_map", None) or {}
     named = [("architectures", name) for name in getattr(config, "architectures", None) or ()]
@@ -166,13 +166,13 @@ def _check_programs(config: Any) -> None:
         if getattr(getattr(program, "config_class", None), "model_type", None) not in kinds:
             raise InputError(
                 f"the configuration of this {config.model_type} model names the program {str(name)[:60]} ({field}), "
-                "which is none of its family here and may compute something else: remove the field if it does not, "
+                "which is not its family's own and may compute something else: remove the field if it does not, "
                 "or choose another model"
             )
 
 
 def longest_text(config: Any) -> int | None:
-    """Positions [tokens] up to which a language model's function is one and the same; None if it names no limit."""
+    """Length of the longest text for which a model's results are defined [tokens]; None without a limit."""
     limits = [getattr(config, "max_position_embeddings", None)]
     limits += [
         rope.get("original_max_position_embeddings") for rope in _rotary(config) if rope.get("rope_type") == "longrope"

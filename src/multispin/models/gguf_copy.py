@@ -26,5 +26,5 @@ def gguf_copy(drafter: str) -> Path:
         check_end(found)
         return found
     if name.kind is not DrafterKind.DISTILLED:
-        raise InputError(f"{drafter!r} is no .gguf file and no distilled drafter: see multispin convert --help")
+        raise InputError(f"{drafter!r} is neither a .gguf file nor a distilled drafter: see multispin convert --help")
     return file_for_llama_cpp(name, None)

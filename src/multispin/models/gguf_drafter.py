@@ -1,8 +1,8 @@
 """Drafters as GGUF files, which llama.cpp and browsers run: made from a target's GGUF file, without torch.
 
 A distilled drafter is a few blocks of its target. Its file has the target's architecture, tokenizer and whole output
-head, so that anything that runs the target's file runs the drafter's. The head that a distilled drafter was taught with
-speaks a part of the vocabulary; llama.cpp has no such head. With the whole one, every id can be drafted.
+head, so that anything that runs the target's file runs the drafter's. A distilled drafter was trained with a head over
+a part of the vocabulary, which llama.cpp does not have. With the whole head, every id can be drafted.
 """
 
 import contextlib
@@ -45,9 +45,9 @@ COPIED_BITS = 8
 log = logging.getLogger(__name__)
 
 PART_KEPT_S = 3600.0
-"""Time without a change after which a file that is being written counts as left behind by a process that died [s]."""
+"""Time without a change after which an unfinished file counts as left behind by a dead process [s]."""
 COPY_KEPT_S = 90 * 86_400.0
-"""Time without a use after which a copy in the cache is removed, when another one is written [s]."""
+"""Time without use after which a copy in the cache is removed when another one is written [s]."""
 _LABEL_CHARACTERS = 60
 _VERSION = 1  # of what is written: copies of an older one are made anew
 _BLOCK = re.compile(r"blk\.(\d+)\.(.*)")
@@ -97,13 +97,13 @@ class GgufOrder:
 
     def __post_init__(self) -> None:
         if self.storage not in GGUF_STORAGES:
-            raise InputError(f"storage = {self.storage!r} is none of {', '.join(GGUF_STORAGES)}")
+            raise InputError(f"storage = {self.storage!r}; it must be one of {', '.join(GGUF_STORAGES)}")
         if self.out.name and self.out.suffix != ".gguf":
             raise InputError(f"{self.out}: the name of a GGUF file must end in .gguf")
 
 
 def write_gguf(order: GgufOrder, report: Callable[[int, int], None] | None = None) -> int:
-    """Write a drafter as a GGUF file; a file of that name is replaced once the new one is whole.
+    """Write a drafter as a GGUF file. A file of that name is replaced once the new one is complete.
 
     Args:
         order: the file to make.
@@ -124,17 +124,17 @@ def write_gguf(order: GgufOrder, report: Callable[[int, int], None] | None = Non
         tensors, keys = _distilled(name.folder, source, reader)
     elif name.kind is DrafterKind.MODEL:
         if order.target is not None:
-            raise InputError(f"the drafter {order.drafter!r} is a model of its own: leave its target out")
+            raise InputError(f"the drafter {order.drafter!r} is a complete model: leave the target out")
         source = gguf_of(name.reference)
         reader = open_gguf(source)
         check_layout(source, reader)
         tensors, keys = {each.name: each.name for each in reader.tensors}, {}
     else:
         raise InputError(
-            f"the drafter {order.drafter!r} has no weights of its own: name a distilled one or a .gguf file"
+            f"the drafter {order.drafter!r} has no weights of its own: give a distilled one or a .gguf file"
         )
     if order.out.exists() and order.out.samefile(source):
-        raise InputError(f"{order.out} is the file that is read: choose another name")
+        raise InputError(f"{order.out} is also the input file: choose another name")
     return _write(order, reader, tensors, keys, report or (lambda _done, _total: None))
 
 
@@ -177,7 +177,7 @@ def file_for_llama_cpp(name: DrafterName, target: str | None) -> Path:
 
 
 def _kept_copy(label: str, order: GgufOrder, sources: Sequence[Path]) -> Path:
-    """The copy of a drafter in the cache, made if it is not there; what nobody has used for long is removed then."""
+    """The copy of a drafter in the cache, made if it is missing; copies unused for long are removed then."""
     mark = hashlib.sha256("".join(sha256_of(path) for path in sources if path.is_file()).encode()).hexdigest()
     readable = re.sub(r"[^\w.-]+", "-", label)[:_LABEL_CHARACTERS].lstrip(".-")
     kept = cache_folder() / "drafters" / f"{readable}-{mark[:16]}-{_VERSION}.gguf"
@@ -201,7 +201,7 @@ def gguf_of(reference: str) -> Path:
     found = locate(reference)
     if not isinstance(found, Path) or found.suffix != ".gguf":
         raise InputError(
-            f"{reference} is no GGUF file: make one of it with llama.cpp's convert_hf_to_gguf.py, and name that file"
+            f"{reference} is no GGUF file: convert it with llama.cpp's convert_hf_to_gguf.py, and name that file"
         )
     return found
 

@@ -1,7 +1,7 @@
 """The keys of a GGUF file beside its weights, and whether all of them are understood.
 
-transformers reads the weights and a few keys; it passes over all others without a word, scaled rotary positions
-among them. So every key and every tensor is looked at here. What is not known is refused by name.
+transformers reads the weights and a few keys, and silently ignores all others, such as scaled rotary positions. So
+every key and every tensor is checked here. Unknown ones are refused by name.
 """
 
 import math
@@ -31,7 +31,7 @@ _ABOUT = re.compile(
     r"|tokenizer\.ggml\.(model|pre|tokens|token_type|token_type_count|scores|merges|\w+_token_id"
     r"|add_(bos|eos)_token|add_space_prefix)"
 )
-"""Keys that say nothing about what the model computes, and those of the tokenizer that are read."""
+"""Keys without effect on the model's results, and keys of the tokenizer that are read."""
 _COUNTS = frozenset(
     {
         "context_length",
@@ -65,7 +65,7 @@ _NEEDED = (
     "attention.head_count_kv",
     "attention.layer_norm_rms_epsilon",
 )
-"""Keys for which transformers would put the sizes of some other model where a file lacks them."""
+"""Keys for which transformers would use another model's sizes if a file lacks them."""
 _QWEN3_HEAD = 128  # transformers takes it for every file of this architecture
 _TEXTS = frozenset(
     {
@@ -97,7 +97,7 @@ _SPLITS = frozenset(
     {"default", "gpt-2", "smollm", "llama3", "llama-v3", "llama-bpe", "falcon3", "pixtral", "dbrx", "smaug-bpe"}
     | {"tekken", "qwen2", "deepseek-r1-qwen", "megrez"}
 )
-"""How a text is cut before its tokens are found (`tokenizer.ggml.pre`): transformers passes over all other names."""
+"""Supported ways to split a text before tokenization (`tokenizer.ggml.pre`); transformers ignores all other names."""
 _BEGUN = frozenset({"llama3", "llama-v3", "llama-bpe", "falcon3", "pixtral", "tekken"})
 """Of these, those with which llama.cpp puts the BOS token before a text if `add_bos_token` is absent."""
 _NO_WEIGHTS = frozenset({"I8", "I16", "I32", "I64", "F64"})

@@ -1,7 +1,7 @@
-"""What a GGUF file's beginning says, read without the libraries that read the rest.
+"""Checks the beginning of a GGUF file without the libraries that read the rest.
 
-llama.cpp's library maps a file whole and takes any version for one that it knows, and the package `gguf` needs seconds
-for a large vocabulary. So the version, and where the last tensor ends, are looked at here first.
+llama.cpp's library maps a whole file and takes any version for a known one, and the package `gguf` needs seconds for a
+large vocabulary. So the version, and the end of the last tensor, are checked here first.
 """
 
 import math
@@ -19,7 +19,7 @@ SPLIT = (
     "is one part of a split model (split.count): join them with llama.cpp's llama-gguf-split --merge, or draft with "
     "the first part, with all others beside it under the names that they were given"
 )
-"""What is wrong with a file that lacks the rest of its model, and what to do."""
+"""End of the message about a file that is one part of a model."""
 _MAGIC = b"GGUF"
 _TEXT, _LIST = 8, 9
 _NUMBERS = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}

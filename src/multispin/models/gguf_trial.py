@@ -1,4 +1,4 @@
-"""A GGUF file is tried in a process of its own: where a file lies, llama.cpp ends its process."""
+"""Tries a GGUF file in a separate process, since llama.cpp ends its process if the file is malformed."""
 
 import contextlib
 import hashlib
@@ -15,24 +15,24 @@ from multispin.models.llama_tokenizer import tokenizer_of
 from multispin.models.references import cache_folder, remove_older
 
 TRIAL_TIMEOUT_S = 60.0
-"""A file may take this long to be tried."""
+"""Longest time for trying a file [s]."""
 PASSED_KEPT_S = 90 * 86_400.0
 """Time after which a file that has passed is tried again [s]."""
 _REFUSED = 23  # exit status of a trial that says why the file cannot be used; 3 is that of abort() on Windows
-_PYTHON_FAILED = 1  # what went wrong there will go wrong here, and is told then
+_PYTHON_FAILED = 1  # the same error will come in this process, and is reported then
 _SHORT_CONTEXT_TOKENS = 64
 _PERHAPS = "this GGUF file is damaged, or of a kind that the library lacks"
 
 
 def try_file(path: Path, timeout_s: float = TRIAL_TIMEOUT_S) -> None:
-    """Let a process of its own load a file and pass the self-test. A file that has passed is not tried again.
+    """Let a separate process load a file and run the self-test. A file that has passed is not tried again.
 
     Args:
-        path: a GGUF file that somebody else made.
-        timeout_s: how long that may take [s]; default `TRIAL_TIMEOUT_S`.
+        path: a GGUF file from outside.
+        timeout_s: longest time for this [s]; default `TRIAL_TIMEOUT_S`.
 
     Raises:
-        LlamaCppError: the library refuses the file, ended that process, or did not come to an end.
+        LlamaCppError: the library refuses the file, ended the process, or did not finish.
         InputError: the file is of an unknown version, or longer than its tensors.
 
     """

@@ -1,7 +1,7 @@
 """Grammars by llguidance: JSON schemas and Lark grammars over a target's tokens.
 
-A matcher of llguidance can go back by any number of tokens, which drafts need; it makes a mask when it is asked for
-one, so that a grammar costs nothing before its first token.
+A matcher of llguidance can go back by any number of tokens, which drafts need. It makes masks on demand, so a grammar
+costs nothing before its first token.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from multispin.outside import first_line, one_line
 from multispin.speculation.grammar import MAX_GRAMMAR_CHARACTERS, TokenMask
 
 MAX_COMPILED = 64
-"""Compiled grammars that are kept for the next request."""
+"""Number of compiled grammars that are kept for later requests."""
 LEXER_FUEL = 400_000
 """Work allowed to prepare a grammar's regular expressions, in llguidance's units: about 50,000 per millisecond."""
 GRAMMAR_SYMBOLS = 100_000
 """Most symbols of a compiled grammar."""
 _NOTHING_FOLLOWS = "NoExtensionBias"  # llguidance's word
 _OF_EXPRESSION = re.compile(r"regex parse error:\n *(.*)\n.*\nerror: (.*)")
-_REMEDY = ". Enable '"  # of which a client can make no use: options of the library
+_REMEDY = ". Enable '"  # text from here on is about the library's options, which clients cannot set
 
 
 class TextMatcher:
@@ -54,12 +54,12 @@ class TextMatcher:
         if self._over:
             return
         taken = self._take(tokens)
-        # Where only an end can follow, the library takes no token in any more, not even the end.
+        # If only an end can follow, the library accepts no further token, not even the end.
         self._over = self._ended() or (taken < len(tokens) and tokens[taken] in self._ends and self._stopped())
         self._broken = taken < len(tokens) and not self._over
 
     def mask(self, drafted: Sequence[int]) -> TokenMask:
-        """Mask of the tokens that may follow the committed text and some drafted tokens; all, where those cannot stand.
+        """Mask of the tokens that may follow the committed text and drafted tokens; all if these cannot be accepted.
 
         InputError if the grammar does not allow the committed text, allows nothing after it, or became too complex.
         """
@@ -80,7 +80,7 @@ class TextMatcher:
                 self._matcher.rollback(taken)
 
     def _check_complexity(self) -> None:
-        """InputError if the library gave the grammar up."""
+        """InputError if the library has given the grammar up."""
         if not self._matcher.is_error():
             return
         reason = first_line(self._matcher.get_error())
@@ -131,7 +131,7 @@ class TextGrammars:
         """The vocabulary as llguidance keeps it; made for the first grammar, which takes a fraction of a second."""
         ends = self._tokenizer.stop_ids
         if not ends:
-            raise InputError("this model names no token that ends a text: a grammar could not end")
+            raise InputError("this model has no token that ends a text, which a grammar needs: leave the grammar out")
         try:
             backend, size = self._tokenizer.backend, self._tokenizer.size
             if hasattr(backend, "to_str"):

@@ -1,7 +1,7 @@
-"""Models of the hub: fetched once, bounded in size, in files and in waiting, and kept in the hub's own cache.
+"""Models from the hub: fetched once, with limits on size, files and time, and kept in the hub's own cache.
 
-The library `huggingface_hub` fetches them, in a process of its own. That process is ended when hardly anything comes
-any more: a server could make the library wait for as long as it likes. What is kept is used where the hub is away.
+The library `huggingface_hub` fetches them in a separate process, which is ended when the download stalls, since a
+server could make the library wait for ever. Kept files are used if the hub cannot be reached.
 """
 
 import json
@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 def folder_of(
     reference: str, weights: bool = True, quiet_s: float = STALLED_S, memory_bytes: int = FETCH_MEMORY_BYTES
 ) -> Path:
-    """The folder with the files of a model of the hub, fetched as far as they are not there.
+    """The folder with the files of a model from the hub; missing files are fetched.
 
     Args:
         reference: its Hub id (owner/name).
@@ -49,7 +49,7 @@ def folder_of(
         memory_bytes: most address space of the process that fetches [bytes]; default `FETCH_MEMORY_BYTES`.
 
     Raises:
-        InputError: it cannot be had: not there, too large, or the hub is away and nothing of it is kept.
+        InputError: the model does not exist, is too large, or the hub cannot be reached and nothing is kept.
 
     """
     require("huggingface_hub")
@@ -60,7 +60,7 @@ def folder_of(
     kept = _Fetch(reference, part, "kept", quiet_s, memory_bytes).run()
     needed = ["config.json", *["*.safetensors"] * weights]
     if isinstance(kept, Path) and all(any(kept.glob(name)) for name in needed):
-        log.warning("%s is taken as it was fetched earlier: %s", reference, found)
+        log.warning("%s is used as it was fetched earlier: %s", reference, found)
         return kept
     raise InputError(
         f"cannot fetch {reference} from the hub ({found}): name a folder or a .gguf file, or try again later"
@@ -118,7 +118,7 @@ class _Fetch:
                 line = None
             now_s = time.monotonic()
             if line == "":
-                return f"the process that fetches it needs more than {self._memory_bytes >> 20} MiB, or was ended"
+                return f"the process that fetches it needed more than {self._memory_bytes >> 20} MiB, or was killed"
             if line is not None:
                 answer = json.loads(line)
                 if "folder" in answer:

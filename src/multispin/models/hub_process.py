@@ -1,8 +1,8 @@
-"""Fetches a model from the hub, as a process of its own: what another server sends is bounded there.
+"""Fetches a model from the hub in a separate process, where everything that a server sends is bounded.
 
 Run by `models.hub`, as a script, so that nothing of the package is imported. It writes one JSON object a line on
 standard output: {"cache": folder, "bytes": all} before a file is fetched, then {"folder": path} or {"refused": why}.
-The largest file and the memory are limited here, time by whoever started the process. It ends when standard input does.
+File size and memory are limited here, time by the process that started this one. It ends when standard input does.
 """
 
 import contextlib
@@ -52,7 +52,7 @@ def _checked(reference: str, patterns: Sequence[str], limits: dict[str, Any]) ->
     listed = HfApi().model_info(reference, files_metadata=True, timeout=limits["wait_s"]).siblings or []
     sizes = {file.rfilename: file.size for file in listed if _wanted(file.rfilename, patterns)}
     if "config.json" not in sizes:
-        raise _NotFetchedError("it holds no config.json, so it is no model of this kind")
+        raise _NotFetchedError("it has no config.json, so it is no model that can be read")
     if patterns != SETTINGS and not any(_wanted(name, WEIGHTS) for name in sizes):
         raise _NotFetchedError("it holds no .safetensors file; weights of other kinds are not read")
     if len(sizes) > limits["files"]:
@@ -93,7 +93,7 @@ def _fetch(reference: str, patterns: Sequence[str], limits: dict[str, Any]) -> s
     have = sum(file.stat().st_size for file in cache.glob("blobs/*"))
     missing, free = sum(sizes.values()) - have, shutil.disk_usage(cache).free
     if missing > free:
-        raise _NotFetchedError(f"{missing} bytes are missing, and {cache} has room for {free}")
+        raise _NotFetchedError(f"{missing} bytes are still to be fetched, and {cache} has room for {free}")
     _bound(max(sizes.values()) + _SPARE_BYTES, limits["memory_bytes"])
     return snapshot_download(reference, allow_patterns=list(sizes), ignore_patterns=[*UNREAD, _FOLDERS])
 
@@ -120,7 +120,7 @@ def why_not_fetched(error: Exception) -> str:
     if by_way_of is None or "connect" not in type(error).__name__.lower():
         return reason
     place = by_way_of.rpartition("@")[2].removeprefix("http://")
-    return f"{reason}, by way of the proxy {place} that HTTPS_PROXY or ALL_PROXY names"
+    return f"{reason}, through the proxy {place} that HTTPS_PROXY or ALL_PROXY names"
 
 
 def _end_with_input() -> None:

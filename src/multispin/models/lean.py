@@ -1,10 +1,9 @@
 """Decoder layers of the Llama and Qwen 2 and 3 families, written for a packed row.
 
-The same function as transformers' layers with fewer and larger steps: query, key and value in one product, gate and up
-in another, both rotations in one, half the small operations. A decoding step reads its weights in the time of some
-hundred operations, so each one counts: 2 to 12 % of a verification, 10 % of a drafted token
-(docs/measurements/verifier.md).
-A layer of any other kind stays transformers' own.
+They compute the same as transformers' layers in fewer and larger steps: query, key and value in one product, gate and
+up in another, both rotations in one, half the small operations. A decoding step reads its weights in the time of some
+hundred operations, so each operation counts: 2 to 12 % of a verification, 10 % of a drafted token
+(docs/measurements/verifier.md). Layers of any other kind are left unchanged.
 """
 
 from collections.abc import Sequence

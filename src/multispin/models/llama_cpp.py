@@ -140,7 +140,7 @@ class LlamaCppModel:
             )
         model = cls(path, library, handle)
         if library._lib.llama_model_is_recurrent(handle):
-            raise LlamaCppError(f"{path} keeps a recurrent state, which cannot be rolled back: choose another drafter")
+            raise LlamaCppError(f"{path} has a recurrent state, which cannot be rolled back: choose another drafter")
         return model
 
     @property
@@ -293,7 +293,7 @@ class LlamaCppContext:
     def self_test(self) -> None:
         """Read a few tokens at once, one by one, and again after a rollback; InputError if the logits do not agree.
 
-        A library that computes something else for a batch than for single steps would draft nonsense without a word.
+        If a batch gave other results than single steps, the library would silently draft nonsense.
         """
         difference = self._difference()
         if not difference <= _TOLERANCE:
@@ -321,8 +321,8 @@ class LlamaCppContext:
 class LlamaCppDrafter:
     """A `Drafter` over llama.cpp.
 
-    A text that the file cannot hold (longer than its positions, or with ids that it lacks) gets an empty or shorter
-    draft: the drafter never limits what the target may write.
+    A text that the model cannot hold (longer than its context, or with ids that it lacks) gets an empty or shorter
+    draft, so the drafter never limits what the target may write.
 
     Args:
         context: cache of the text, and the model.
@@ -395,7 +395,7 @@ class LlamaCppDrafter:
         def mask(row: Row, text: Sequence[int]) -> Row:
             try:
                 may = allowed(matcher.mask(text[len(committed) :]), len(row))
-            except InputError:  # the edge will tell
+            except InputError:  # the edge reports it
                 return row
             return np.where(may, row, np.float32(-np.inf)) if may.any() else row
 

@@ -1,4 +1,4 @@
-"""What llama.cpp's library says: nothing is printed, and its first words about an error are kept for a refusal."""
+"""Keeps llama.cpp's library from printing, and keeps its first message about an error."""
 
 import ctypes
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from multispin.outside import one_line
 
 MAX_REASON_BYTES = 200
-"""Most of the library's own words that a refusal quotes."""
+"""Most characters of the library's own message that an error quotes."""
 _ERROR_LEVEL = 4
 _said: list[bytes] = []
 

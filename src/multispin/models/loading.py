@@ -1,4 +1,4 @@
-"""Loading: a reference (the embedded model, a folder, a GGUF file, a Hub id) becomes a model.
+"""Loads the model of a reference (the embedded model, a folder, a GGUF file, a Hub id).
 
 A GGUF file is dequantised once, to float32, and kept as safetensors in the user's cache under its SHA-256; after
 that it loads like any folder, mapped into memory and shared by all processes that use it.
@@ -58,7 +58,7 @@ DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in FLOATS}
 
 
 def load_model(reference: str, dtype: str = "float32", device: str = "cpu") -> PreTrainedModel:
-    """The causal language model of `reference`, in evaluation mode; InputError says why it cannot be had."""
+    """The causal language model of `reference`, in evaluation mode; InputError if it cannot be loaded."""
     if dtype not in NUMBERS:
         raise InputError(f"dtype = {dtype!r} is not one of {', '.join(NUMBERS)}")
     check_place(device)
@@ -96,7 +96,7 @@ def _weight_files(folder: Path) -> Iterator[Path]:
 
 
 def _check_numbers(reference: str, folder: Path) -> None:
-    """InputError for weights that are no floating-point numbers: transformers would take them as such, unscaled."""
+    """InputError for weights that are no floating-point numbers, since transformers would use them unscaled."""
     for path in _weight_files(folder):
         with safe_open(path, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118
@@ -108,7 +108,7 @@ def _check_numbers(reference: str, folder: Path) -> None:
 
 
 def _check_finite(reference: str, model: PreTrainedModel) -> None:
-    """InputError for weights that are not finite numbers: a text in which no wrong one counts would not show them."""
+    """InputError for weights that are not finite, since texts that do not use them would not show them."""
     for name, weights in model.named_parameters():
         if weights.numel() and not all(bool(end.isfinite()) for end in weights.detach().aminmax()):
             raise InputError(f"cannot load the model {reference}: {name} has values that are not finite numbers")
@@ -142,18 +142,18 @@ def _frequencies(model: PreTrainedModel) -> list[torch.Tensor]:
 
 
 def check_place(place: str) -> None:
-    """InputError unless this machine has what a place names.
+    """InputError unless this machine has the named device.
 
     Args:
         place: a device of torch's, such as "cpu", "cuda:0" or "mps".
 
     """
     if place.partition(":")[0] == "mps" and not torch.backends.mps.is_available():  # torch's own reason is a page long
-        raise InputError(f"there is no device {place!r} here: it is the graphics processor of a Mac with Apple's chips")
+        raise InputError(f"there is no device {place!r} here: only Macs with Apple's chips have it")
     try:
         torch.empty(1, device=place)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise InputError(f"there is no device {place!r} here: {first_line(error)}; cpu is one everywhere") from None
+        raise InputError(f"there is no device {place!r} here: {first_line(error)}; cpu always works") from None
 
 
 def known_positions(reference: str) -> int | None:
@@ -252,7 +252,7 @@ def _convert(path: Path, folder: Path) -> None:
 
 
 def _read_weights(reference: str, source: str, problem: str = CANNOT_LOAD, **options: Any) -> PreTrainedModel:
-    """Read a model whole; transformers alone would put random numbers where a file lacks weights."""
+    """Read a complete model. transformers alone would use random numbers for missing weights."""
     model, found = _read(
         reference,
         lambda: AutoModelForCausalLM.from_pretrained(
@@ -269,7 +269,7 @@ def _read_weights(reference: str, source: str, problem: str = CANNOT_LOAD, **opt
         more = f" and {len(unread) - 1} more" if len(unread) > 1 else ""
         raise InputError(
             f"cannot load the model {reference}: its files hold the weights {unread[0]}{more}, which this "
-            f"{model.config.model_type} model does not use: it would compute something else than it was made to"
+            f"{model.config.model_type} model does not use: its results would be wrong"
         )
     loaded: PreTrainedModel = model
     loaded.config.return_dict = True  # or its modules would hand tuples to each other
@@ -277,7 +277,7 @@ def _read_weights(reference: str, source: str, problem: str = CANNOT_LOAD, **opt
 
 
 def _read(reference: str, load: Callable[[], Any], problem: str = CANNOT_LOAD) -> Any:
-    """Call a loader of transformers, quietly; whatever it makes of bad files becomes one sentence."""
+    """Call a loader of transformers without its output. Its errors about bad files become one sentence."""
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
     try:

@@ -1,4 +1,4 @@
-"""A language model whose layers take packed rows, made from one of transformers' without touching that one."""
+"""A language model whose layers take packed rows, made from a transformers model without changing it."""
 
 import copy
 from collections.abc import Iterator, Sequence
@@ -25,7 +25,7 @@ PackedRun = tuple[int, int, Sequence[int], bool]
 
 
 class PackedModel:
-    """A model that computes packed rows, for any number of caches (see `CachedModel`).
+    """A model that computes packed rows for any number of caches (see `CachedModel`).
 
     Attributes:
         model: the model; its forward pass takes `packed` and `recurrent` beside transformers' arguments.
@@ -50,7 +50,7 @@ class PackedModel:
 
     @classmethod
     def of(cls, model: PreTrainedModel, reorder: bool = True, own: bool = False) -> "PackedModel":
-        """Make one that computes what `model` computes; InputError if that cannot be promised.
+        """Make a packed model with the same results as `model`; InputError if that cannot be guaranteed.
 
         Its family and all features that its configuration turns on must be known (see `families`), and a short text in
         a packed row must give what the model's own attention gives (see `self_test`).
@@ -70,7 +70,7 @@ class PackedModel:
             expected = own_logits(model) if exact else []
         if any(bool(logits.isnan().any()) or not logits.isfinite().any(dim=-1).all() for logits in expected):
             raise InputError(
-                f"this {model.config.model_type} model computes no finite number for some text: its weights are "
+                f"this {model.config.model_type} model's results for some text are not finite: its weights are "
                 f"damaged, or {model.dtype} is too narrow for it (try float32)"
             )
         packed = (model if own else shared_copy(model)).eval()

@@ -123,7 +123,7 @@ def packed_attention(
 
     """
     if packed is None or attention_mask is not None:
-        raise InputError("this model's layers were made for packed rows: load it again for anything else")
+        raise InputError("this model's layers are made for packed rows: load the model again for other uses")
     if asked := [name for name, value in others.items() if value is not None and name not in PLAIN_ARGUMENTS]:
         raise InputError(f"this model's attention asks for {', '.join(asked)}, which is not known here")
     keys, values = packed.cache.keys[module.layer_idx], packed.cache.values[module.layer_idx]  # type: ignore[index]

@@ -75,7 +75,7 @@ def round_weights(model: PreTrainedModel, bits: int) -> PreTrainedModel:
     if not 3 <= bits <= 8:
         raise InputError(f"bits = {bits} is outside 3 … 8")
     if any(isinstance(module, PrepackedLinear) for module in model.modules()):
-        raise InputError("this model's weights are in a verifier's order already: load it again to round it")
+        raise InputError("this model's weights are already in a verifier's order: load the model again to round it")
     model = model.to(torch.bfloat16)
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
@@ -86,7 +86,7 @@ def round_weights(model: PreTrainedModel, bits: int) -> PreTrainedModel:
 
 
 def _plain(rounded: RoundedLinear) -> nn.Linear:
-    """The same numbers in bfloat16, for a GPU: fewer bytes to read are worth nothing there."""
+    """The same weights in bfloat16, for a GPU, where reading fewer bytes gains nothing."""
     linear = nn.Linear(rounded.weight.shape[1], rounded.weight.shape[0], rounded.bias is not None, device="meta")
     linear.weight = nn.Parameter(rounded.weight * rounded.scale[:, None], requires_grad=False)
     linear.bias = None if rounded.bias is None else nn.Parameter(rounded.bias, requires_grad=False)  # type: ignore[assignment]

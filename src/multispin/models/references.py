@@ -91,11 +91,11 @@ def locate(reference: str | Path) -> Path | str:
         return path
     if reference and path.is_dir():
         if not (path / "config.json").is_file():
-            raise InputError(f"the folder {reference} holds no config.json, so it is not a model folder")
+            raise InputError(f"the folder {reference} has no config.json, so it is not a model folder")
         check_sizes(path)
         return path
     if is_there:
-        raise InputError(f"{reference} is no model: it is neither a folder nor a file whose name ends in .gguf")
+        raise InputError(f"{reference} is neither a model folder nor a file whose name ends in .gguf")
     if not re.fullmatch(HUB_ID, reference):
         raise InputError(
             f"there is no model {shown(reference, SHOWN_NAME)}: name a model folder, a .gguf file, a Hub id "
