@@ -146,7 +146,7 @@ class PackedModel:
 
 @contextmanager
 def _computing(model: PreTrainedModel) -> Iterator[None]:
-    """Sizes that do not fit each other, or too little memory, become one sentence."""
+    """Turn errors about sizes that do not fit, or about too little memory, into one sentence."""
     try:
         yield
     except InputError:
@@ -168,7 +168,7 @@ def shared_copy(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def with_width(logits: torch.Tensor, size: int) -> torch.Tensor:
-    """[rows, size] of [rows, width] logits: ids from `size` on cannot be drawn, nor ids that a model lacks."""
+    """[rows, size] from [rows, width] logits. Ids from `size` on, and ids that a model lacks, cannot be drawn."""
     if size <= logits.shape[-1]:
         return logits[:, :size]
     return nn.functional.pad(logits, (0, size - logits.shape[-1]), value=-torch.inf)

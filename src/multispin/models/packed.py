@@ -87,7 +87,7 @@ class PackedBatch(PassBatch):
 
 
 PLAIN_ARGUMENTS = frozenset({"dropout", "position_ids", "recurrent", "output_router_logits", "use_cache"})
-"""Arguments of transformers' that ask for nothing: whatever else a family hands to its attention is refused by name."""
+"""transformers' arguments without effect. Any other argument that a family passes is refused by name."""
 
 
 def packed_attention(
@@ -110,13 +110,13 @@ def packed_attention(
         query: [1, heads, Σ n_i, head_dim], positions already encoded.
         key: [1, kv_heads, Σ n_i, head_dim].
         value: [1, kv_heads, Σ n_i, head_dim].
-        attention_mask: None (transformers makes no mask for an attention that it does not know).
+        attention_mask: None, since transformers makes no mask for an unknown attention.
         scaling: factor on query · key; default None.
-        packed: layout of the row, handed through the model's forward; default None.
+        packed: layout of the row, passed through the model's forward; default None.
         sliding_window: keys that a token may look back on, itself included; default None: all.
         softcap: c, by which scores s become c·tanh(s/c); default None: plain scores.
         s_aux: [heads], sinks of gpt-oss; default None.
-        others: further arguments, which must ask for nothing (`PLAIN_ARGUMENTS`).
+        others: further arguments, which must have no effect (`PLAIN_ARGUMENTS`).
 
     Returns:
         [1, Σ n_i, heads, head_dim], and no weights.

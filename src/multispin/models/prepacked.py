@@ -1,16 +1,16 @@
-"""Linear layers in the order in which oneDNN reads them: the same numbers, up to twice as fast for a few rows on a CPU.
+"""Linear layers in oneDNN's memory order: the same weights, up to twice as fast for a few rows on a CPU.
 
-PyTorch hands float32 products to a library that is slow for few rows on many CPUs, and lets oneDNN reorder a bfloat16
-weight again in every call. Reordered once, a weight is read straight through. It costs a private copy of every linear
-weight (the file's own stays mapped and is not read any more), and the model cannot be saved or trained after that.
-benchmarks/bench_verifier.py measures it.
+PyTorch passes float32 products to a library that is slow for few rows on many CPUs, and lets oneDNN reorder a bfloat16
+weight in every call. Reordered once, a weight is read sequentially. This needs a private copy of every linear weight
+(the mapped file is no longer read), and the model can no longer be saved or trained. benchmarks/bench_verifier.py
+measures the gain.
 """
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-_ROWS = 8  # the row count that the order is chosen for; any other works
+_ROWS = 8  # row count for which the order is chosen; any other works, too
 
 
 class PrepackedLinear(nn.Module):
@@ -28,13 +28,13 @@ class PrepackedLinear(nn.Module):
 
 
 def multiplies_bfloat16() -> bool:
-    """Whether this processor has products of bfloat16 (AVX-512 or AMX), so that oneDNN makes use of it."""
+    """Whether this processor has products of bfloat16 (AVX-512 or AMX), which oneDNN uses."""
     known = hasattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported")
     return known and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def quick_dtype(device: torch.device | str) -> torch.dtype:
-    """Number type in which a place multiplies many rows fastest.
+    """Number type in which a device multiplies many rows fastest.
 
     That is bfloat16, but float32 on a CPU without products of bfloat16: there, oneDNN emulates them, and 128 rows take
     4 to 5 times as long as in float32.

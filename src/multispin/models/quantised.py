@@ -1,17 +1,17 @@
-"""Weights rounded to whole numbers on a CPU: half the bytes of bfloat16 to read for every token.
+"""Weights rounded to int8 on a CPU, which halves the bytes to read per token compared with bfloat16.
 
 Drafters (`RoundedLinear`).
 Symmetric, one scale per output row, activations in bfloat16: w ≈ scale · round(w / scale) with
-scale = max|w| / (2^(bits−1) − 1). Drafting for one user is reading weights, so a token costs what its bytes cost;
-prompts are read many rows at a time, for which the weights are turned back into bfloat16, or into float32 where the
-processor has no products of bfloat16 (a prompt of 64 tokens is then read six times as fast). Fewer than 8 bits are
-stored in 8 all the same: that makes a drafter that guesses worse, not one that reads less.
+scale = max|w| / (2^(bits−1) − 1). Drafting for one user is memory-bound, so a token's cost is that of its bytes.
+Prompts are read many rows at a time; for these the weights are converted to bfloat16, or to float32 if the processor
+has no products of bfloat16 (then a prompt of 64 tokens is read six times as fast). Fewer than 8 bits are also stored in
+8: this makes a worse drafter, not a smaller one.
 
-Targets (`WholeLinear`). Batches have many rows, so the sums are of whole numbers too: activations of 14 bits, a scale
-per row, in two parts of 7 that share one reading of the weights. Such sums are exact in any order: what a linear layer
-makes of one row cannot depend on the other rows of the batch, as it does in floating point. The rest stays float32.
-Parts are of 7 bits, not 8, because processors without VNNI add products in pairs of 16 bits: 2 · 127 · 127 fits those,
-2 · 255 · 127 would be cut off without a word.
+Targets (`WholeLinear`). Batches have many rows, so the sums use whole numbers, too: activations of 14 bits, a scale per
+row, in two parts of 7 bits that share one reading of the weights. Such sums are exact in any order, so a linear
+layer's result for one row cannot depend on the other rows of the batch, as it does in floating point. The rest stays
+float32. Parts have 7 bits, not 8, because processors without VNNI add products in pairs of 16 bits: 2 · 127 · 127 fits,
+2 · 255 · 127 would be cut off silently.
 """
 
 import torch
@@ -28,7 +28,7 @@ _LARGEST = 63.0 * _PART + 63.0  # in both parts at once
 _LEAST = 1e-12  # a row of zeros has a scale, too
 _MANY_ROWS_DTYPE = torch.bfloat16 if multiplies_bfloat16() else torch.float32
 FEW_ROWS = 4 if multiplies_bfloat16() else 16
-"""Up to this many rows are multiplied by the whole numbers themselves; for more, PyTorch's product is slow."""
+"""Most rows that are multiplied by the int8 weights directly; for more, PyTorch's product is slow."""
 
 
 class RoundedLinear(nn.Module):
@@ -126,7 +126,7 @@ class WholeLinear(nn.Module):
 
 
 def _sums_are_whole() -> bool:
-    """Whether this PyTorch adds int8 products on this processor, and loses none where all are largest."""
+    """Whether this PyTorch adds int8 products exactly on this processor, even the largest ones."""
     if not all(hasattr(torch.ops.onednn, name) for name in ("qlinear_prepack", "qlinear_pointwise")):
         return False
     linear = nn.Linear(256, 1, bias=False)

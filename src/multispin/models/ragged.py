@@ -1,6 +1,6 @@
-"""Attention of ragged rows: each sequence has its own number of tokens and of keys, and all are one call.
+"""Attention of ragged rows: sequences with different numbers of tokens and keys, in one call.
 
-On CUDA that is FlashAttention, in bfloat16 and float16; elsewhere a loop, which says what the call is to give.
+On CUDA this is FlashAttention, in bfloat16 and float16. Elsewhere it is a loop, which defines the result.
 """
 
 import torch
@@ -60,7 +60,7 @@ def _ragged_reference(
     scale: float | None,
     window: int | None,
 ) -> torch.Tensor:
-    """Compute `ragged_attention` sequence by sequence, where there is no such kernel."""
+    """Compute `ragged_attention` sequence by sequence, without a kernel."""
     _, kv_heads, max_length, _ = keys.shape
     seen = torch.zeros_like(query)
     edges, firsts = bounds.tolist(), first_keys.tolist()

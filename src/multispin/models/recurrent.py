@@ -1,13 +1,13 @@
 """Recurrent layers (gated delta nets, Qwen3.5) in the slot cache: rolled back by replaying a few inputs.
 
-Such a layer keeps no keys; it keeps one state that every token changes, and no token's change can be taken out of it.
-So each slot has a checkpoint some positions behind its newest token, and the layer's inputs since then. A round
-that starts where the last one ended goes on from the newest state; one that starts earlier (a rejected draft, a retry)
-first replays the inputs up to its start, from the checkpoint: exact, without the rest of the model, and as long as
-it goes back no further than `HISTORY` positions from the furthest that it has reached, or to the very start.
+Such a layer has no keys, but one state that every token changes, and no token's change can be undone. So each slot has
+a checkpoint some positions before its newest token, and the layer's inputs since then. A round that starts where the
+last one ended goes on from the newest state. A round that starts earlier (a rejected draft, a retry) first replays the
+inputs from the checkpoint up to its start. This is exact and does not need the rest of the model. It works for the last
+`HISTORY` positions before the furthest one reached, and for the very start.
 
 The recurrence is S ← e^g S + β k (v − kᵀ e^g S), out = qᵀS (Yang et al., "Gated Delta Networks", 2412.06464), computed
-by transformers' own functions, so what is here is bookkeeping.
+by transformers' own functions; this file does the bookkeeping.
 """
 
 import functools
@@ -25,7 +25,7 @@ from multispin.models.layout import Run, WindowRun
 RECURRENT_LAYER = "linear_attention"
 RECURRENT_MODELS = {"qwen3_5_text"}
 HISTORY = 64
-"""Positions, counted from the furthest that a slot has reached, that it can always go back; a draft is shorter."""
+"""Positions that a slot can always go back from the furthest one reached; drafts are shorter."""
 _CAPACITY = 4 * HISTORY  # inputs kept per slot; the checkpoint moves when they do not fit
 _KERNELS = (
     "causal_conv1d_fn",
@@ -33,7 +33,7 @@ _KERNELS = (
     "torch_chunk_gated_delta_rule",
     "torch_recurrent_gated_delta_rule",
 )
-"""Functions that transformers replaces by those of flash-linear-attention and causal-conv1d where it finds them."""
+"""Functions that transformers replaces by those of flash-linear-attention and causal-conv1d if they are installed."""
 
 if not torch.cuda.is_available():  # it asks for no card, but those kernels compute on nothing else
     for _name in _KERNELS:
@@ -65,7 +65,7 @@ class RecurrentLayer:
 
     @property
     def tensors(self) -> tuple[torch.Tensor, ...]:
-        """All that it holds."""
+        """All tensors of the layer."""
         return self.checkpoint, self.newest, self.mixed, self.decay, self.beta
 
     def reset(self, slot: int) -> None:
@@ -111,7 +111,7 @@ class RecurrentSlots:
                     layer.reset(run.slot)
                 self.checkpoint[run.slot] = self.newest[run.slot] = 0
             before.append(self.newest[run.slot])
-            self.newest[run.slot] = None  # a pass that fails leaves states that belong nowhere
+            self.newest[run.slot] = None  # a failed pass leaves invalid states
         return before
 
     def end(self, runs: Sequence[Run]) -> None:

@@ -1,7 +1,7 @@
-"""Plain decoding by the target alone: the text that every device's text is compared with, and the speed.
+"""Plain decoding by the target alone: the text with which every device's text is compared, and its speed.
 
-`decode_alone` shares nothing with the verifier but how a token is drawn: transformers' own attention, mask and cache,
-one token at a time, one request at a time.
+`decode_alone` shares only the drawing of a token with the verifier. It uses transformers' own attention, mask and
+cache, one token and one request at a time.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -56,7 +56,7 @@ def decode_together(
     stop_ids: Collection[int],
     clock: Callable[[], float],
 ) -> tuple[list[list[int]], float]:
-    """Let the target write all texts in one batch, without any draft: what drafting has to beat.
+    """Let the target write all texts in one batch without drafts, as a baseline.
 
     Args:
         engine: engine with a free slot per request.
@@ -66,7 +66,7 @@ def decode_together(
         clock: function that returns the time [s].
 
     Returns:
-        What it wrote, and the time that it took from the first token on, prompts not included [s].
+        The texts, and their time from the first token on, without the prompts [s].
 
     """
     texts = [list(prompt) for prompt, _ in requests]

@@ -1,6 +1,6 @@
 """The model behind a reference (embedded, a model folder, a GGUF file, a Hub id), found without reading weights.
 
-Light to import: commands refuse a wrong name before torch and transformers are loaded.
+It imports nothing heavy, so that commands can refuse a wrong name before torch and transformers are loaded.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ EMBEDDED_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110d
 
 WEIGHTS_FILE = "model.safetensors"
 USUAL_MAX_LENGTH = 1024
-"""Prompt and generated tokens of a session where nobody asks for another number."""
+"""Default length of a session [tokens], prompt included."""
 MOST_BYTES = {
     "config.json": 2**20,
     "generation_config.json": 2**20,
@@ -38,11 +38,11 @@ MOST_BYTES = {
     "chat_template.jinja": 2**20,
     "model.safetensors.index.json": 2**25,
 }
-"""Largest settings files of a model folder [bytes]; published ones have a quarter of that at most."""
+"""Largest settings files of a model folder [bytes]; published ones are at most a quarter of that."""
 CONVERSION = 4
-"""Counts the ways in which GGUF files were converted: copies of an older one are made anew."""
+"""Version of the conversion of GGUF files; copies of an older version are made again."""
 MAX_PARTS = 4096
-"""Most layers, heads or experts of a model; published ones have some hundreds."""
+"""Most layers, heads or experts of a model; published ones have a few hundred."""
 _COUNTS = re.compile(
     r"n_(layers?|heads?)|num_(\w+_)?(layers|heads|experts)|block_count|\w*(head_count|expert_count)\w*"
 )
@@ -52,7 +52,7 @@ HUB_ID = r"\w[\w.-]*/\w[\w.-]*"
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Whatever a library makes of a full disk becomes one sentence that names what is written.
+    """Turn any library's error about writing into one sentence that names the file.
 
     Args:
         path: the file or folder.
@@ -114,7 +114,7 @@ def embedded_is_installed() -> bool:
 
 
 def there(path: Path, named: str) -> bool:
-    """Whether a path exists; InputError where the system cannot say: the name is too long, a folder may not be read."""
+    """Whether a path exists; InputError if the system cannot tell (the name is too long, a folder is not readable)."""
     try:
         return path.exists()
     except OSError as error:
@@ -154,7 +154,7 @@ def converted_folder(reference: str, file: Path) -> Path:
 
 
 def is_whole(folder: Path) -> bool:
-    """Whether a converted copy is all there: its settings, its tokenizer, and each file of weights that it names."""
+    """Whether a converted copy is complete: its settings, its tokenizer, and all its files of weights."""
     index = folder / "model.safetensors.index.json"
     try:
         weights = set(json.loads(index.read_bytes())["weight_map"].values()) if index.is_file() else {WEIGHTS_FILE}
@@ -165,7 +165,7 @@ def is_whole(folder: Path) -> bool:
 
 
 def check_sizes(folder: Path) -> None:
-    """InputError if a settings file of a model folder is larger than its kind ever is, or counts more than any does."""
+    """InputError if a settings file of a model folder is too large, or has too large counts."""
     for name, most_bytes in MOST_BYTES.items():
         path = folder / name
         if path.is_file() and (size := path.stat().st_size) > most_bytes:
@@ -173,17 +173,17 @@ def check_sizes(folder: Path) -> None:
         if path.exists() and not path.is_file():  # a device file has no end
             raise InputError(f"{path} is not a file")
     path, config = folder / "config.json", None
-    with contextlib.suppress(OSError, ValueError, RecursionError):  # said by whoever reads it
+    with contextlib.suppress(OSError, ValueError, RecursionError):  # the file's reader reports this
         config = json.loads(path.read_bytes())
     check_counts(config, str(path))
 
 
 def check_counts(config: object, source: str) -> None:
-    """InputError if a model's configuration counts more parts than any model has: each would become an object.
+    """InputError if a model's configuration has more parts than any model, since each would become an object.
 
     Args:
-        config: the configuration, a dictionary with further ones in it; anything else counts nothing.
-        source: where it stands, for the refusal.
+        config: the configuration, a dictionary with nested ones; anything else is not checked.
+        source: name of its file, for the message.
 
     """
     if not isinstance(config, dict):
@@ -191,7 +191,7 @@ def check_counts(config: object, source: str) -> None:
     for each in (config, *(part for part in config.values() if isinstance(part, dict))):
         for name, value in each.items():
             if isinstance(value, int | float) and _COUNTS.fullmatch(name) and value > MAX_PARTS:
-                raise InputError(f"{source} says {name} = {shown(value)}, over the limit of {MAX_PARTS}")
+                raise InputError(f"{source} has {name} = {shown(value)}, over the limit of {MAX_PARTS}")
 
 
 def sha256_of(path: Path) -> str:
@@ -221,6 +221,6 @@ def remove_older(folder: Path, pattern: str, seconds: float) -> None:
 
 
 def check_readable(path: Path) -> None:
-    """InputError for a file that this user may not read: safetensors would say that there is none."""
-    if not os.access(path, os.R_OK):  # what safetensors writes, only its owner may read
-        raise InputError(f"this user may not read {path}: let it, for example with chmod a+r")
+    """InputError for a file that this user may not read, which safetensors would report as missing."""
+    if not os.access(path, os.R_OK):  # safetensors writes files that only their owner may read
+        raise InputError(f"this user may not read {path}: allow it, for example with chmod a+r")

@@ -1,7 +1,7 @@
-"""The self-test of a packed model: the logits of short texts by its own attention, computed before it is packed.
+"""The self-test of a packed model: logits of short texts from its own attention, computed before it is packed.
 
-Cheap enough to run at every start. It finds what no list of features foresees: a family whose attention does something
-that a packed row leaves out, or that a new version of transformers computes in another way.
+It is cheap enough to run at every start. It finds what no list of features can foresee: attention that does something
+which a packed row leaves out, or that a new version of transformers computes differently.
 """
 
 from typing import Any
@@ -30,7 +30,7 @@ def own_logits(model: PreTrainedModel) -> list[torch.Tensor]:
 
 
 def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
-    """Root mean square of the differences over the spread, of the worst row; only where a number was expected."""
+    """Root mean square of the differences over the spread, of the worst row, counting only expected finite numbers."""
     worst = 0.0
     for row, right in zip(found, expected, strict=True):
         known = right.isfinite()

@@ -1,8 +1,8 @@
 """Slot cache: keys and values of many sessions, rollback by an integer.
 
 One pair of tensors per attention layer, `[slots, kv_heads, max_length, head_dim]`. A session is a slot and a length.
-What lies beyond a session's length is simply overwritten later, so rolling back a rejected draft, resuming after a
-disconnect and retrying a round move an integer and copy nothing.
+Everything beyond a session's length is overwritten later. So rolling back a rejected draft, resuming after a disconnect
+and retrying a round change one integer and copy nothing.
 """
 
 import math
@@ -27,7 +27,7 @@ class SlotCache:
         max_length: number of positions per slot.
         dtype: number type of keys and values.
         device: torch device of the tensors.
-        spare: further slots, which no session is given; padding is written there. Default none.
+        spare: additional slots for padding, which no session gets; default 0.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class SlotCache:
         return sum(tensor.numel() * tensor.element_size() for tensor in self._tensors())
 
     def is_finite(self, slot: int, start: int, end: int) -> bool:
-        """Whether what the last layer with attention holds at these positions are finite numbers."""
+        """Whether the last attention layer's cache is finite at these positions."""
         if not self.keys:
             return True
         last = max(self.keys)
@@ -72,7 +72,7 @@ class SlotCache:
         return math.isfinite(sum(part.sum(dtype=torch.float32) for part in kept))  # as is no sum of anything else
 
     def clear(self, slot: int, start: int) -> None:
-        """Zero the positions of `slot` from `start` on: what is not a number there would reach others' sums."""
+        """Zero the positions of `slot` from `start` on, since a NaN there would reach others' sums."""
         for tensor in (*self.keys.values(), *self.values.values()):
             tensor[slot, :, start:] = 0
         if self.recurrent is not None:

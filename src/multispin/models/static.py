@@ -5,12 +5,12 @@ launches them all at once, but only for one fixed shape and fixed addresses. So 
 slots) is data here: one small block of integers, copied to the GPU before each pass. The row is padded with tokens of a
 spare slot, which nobody reads.
 
-Attention of all slots is one call, whatever the mix. In bfloat16 and float16 it is a FlashAttention call that takes
+Attention of all slots is one call for any batch. In bfloat16 and float16 it is a FlashAttention call that takes
 ragged rows and reads each slot's own keys only; elsewhere slots are padded to the same number of rows and keys. Without
 a GPU the same passes run without a graph: so everything but the capture is tested on a CPU.
 
-Where all passes have one shape, they are batch-invariant: a product of one shape adds in one order, and attention of a
-row reads its own slot alone. Larger batches are split, smaller ones padded.
+If all passes have one shape, they are batch-invariant: a product of one shape always adds in the same order, and
+attention of a row reads only its own slot. Larger batches are split, smaller ones padded.
 """
 
 import logging
@@ -45,7 +45,7 @@ _MAX_FLASH_HEAD = 256
 _CAPTURED_ROPE = frozenset({"default", "linear", "llama3", "yarn"})
 _EXPERTS = ("num_experts", "num_local_experts")
 _SAMPLER_BYTES = 24
-"""Bytes per logit that drawing a token takes for a moment."""
+"""Temporary memory for drawing a token [bytes per logit]."""
 
 
 class PassResult(NamedTuple):
@@ -116,7 +116,7 @@ class StaticPasses:
         if layout.uniform and not _is_uniform(model.config, cache):
             raise InputError(
                 "batch-invariant passes are for models without recurrent layers and without experts: "
-                f"{config.model_type} computes in other orders with other batches"
+                f"a {config.model_type} model's order of sums depends on the batch"
             )
         shape = (self._tokens, cache.slots, cache.max_length, self._ragged)
         self._uniform = uniform_shape(*shape) if layout.uniform else None
@@ -219,7 +219,7 @@ class StaticPasses:
         try:
             self._capture(made)
         except RuntimeError as error:
-            log.warning("no CUDA graph for this model, so its passes take longer: %s", str(error).splitlines()[0])
+            log.warning("this model runs without CUDA graphs, thus more slowly: %s", str(error).splitlines()[0])
             self._graphs, made.graph = False, None
         return made
 
@@ -276,7 +276,7 @@ def _is_uniform(config: Any, cache: SlotCache) -> bool:
 
 
 def _capturable(config: Any) -> bool:
-    """Whether a model does the same steps whatever its inputs: no choice of experts, no rope that grows."""
+    """Whether a model's steps do not depend on its inputs: no choice of experts, no growing rotary positions."""
     ropes = getattr(config, "rope_parameters", None) or {}
     parts = [part for part in ropes.values() if isinstance(part, dict)] or [ropes]
     if any(part.get("rope_type", "default") not in _CAPTURED_ROPE for part in parts):

@@ -1,6 +1,6 @@
-"""Chats in a model's chat template, which is a program of its author's: bounded in time, in memory and in size.
+"""Writes chats with a model's chat template, which is a program from outside: its time, memory and output are bounded.
 
-A template runs in a process of its own, which is ended when it takes too long. The process is kept for the next text.
+A template runs in a separate process, which is killed if it takes too long. The process is kept for the next text.
 """
 
 import atexit
@@ -17,13 +17,13 @@ from typing import Any
 from multispin.errors import InputError, require
 
 TEMPLATE_TIMEOUT_S = 10.0
-"""A template that takes longer is ended [s]; usual ones take a millisecond."""
+"""Longest time of a template [s]; usual ones take a millisecond."""
 START_S = 60.0
-"""The process that runs templates starts within this long [s]; it takes half a second on a machine that is not busy."""
+"""Longest time for starting the process that runs templates [s]; it takes half a second on an idle machine."""
 TEMPLATE_MEMORY_BYTES = 2**29
 """Most memory of the process that runs templates [bytes]."""
 MOST_CHARACTERS = 2**22
-"""Longest text that a template may write; it is far over what any session may hold."""
+"""Longest text that a template may write [characters], far more than any session holds."""
 _SCRIPT = Path(__file__).with_name("template_process.py")
 
 
@@ -31,7 +31,7 @@ class TemplateProcess:
     """The process that runs templates, for all threads of this one. It starts when it is first asked.
 
     Args:
-        most_s: a template that takes longer is ended [s]; default `TEMPLATE_TIMEOUT_S`.
+        most_s: longest time of a template [s]; default `TEMPLATE_TIMEOUT_S`.
 
     """
 
@@ -99,7 +99,7 @@ def _line(process: "subprocess.Popen[str]", said: str, most_s: float) -> tuple[s
 
 
 SHARED = TemplateProcess()
-"""The process of whoever names no other."""
+"""The default process."""
 atexit.register(SHARED.close)
 
 

@@ -1,8 +1,8 @@
-"""Writes chats in a chat template, as a process of its own: a template is a program of its author's.
+"""Writes chats with a chat template in a separate process, since a template is a program from outside.
 
-Run by `models.template`, as a script, so that nothing of the package is imported. It says a line when it is ready, and
-answers each line on standard input, a JSON object, by one on standard output. Memory is limited here, time by whoever
-started the process.
+`models.template` runs it as a script, so that nothing of the package is imported. It writes a line when ready, and
+answers each line on standard input, a JSON object, by one on standard output. Memory is limited here, time by the
+process that started it.
 """
 
 import json

@@ -21,7 +21,7 @@ def token_table(tokenizer: Tokenizer) -> bytes:
         tokenizer: tokenizer of the target.
 
     Raises:
-        InputError: its texts are not the tokens' bytes one after the other.
+        InputError: the tokenizer's texts are not the tokens' bytes joined.
 
     """
     for piece in (bytes_of, _sentence_pieces):

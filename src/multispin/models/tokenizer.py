@@ -1,7 +1,7 @@
-"""The target's tokenizer: text to ids and back, and what two tokenizers must share, without torch and transformers.
+"""The target's tokenizer: text to ids and back, and a fingerprint to compare, without torch and transformers.
 
-A device that drafts nothing, or by prompt lookup, needs this of its target and nothing else: `tokenizer.json`,
-`tokenizer_config.json` and the end-of-text ids of `config.json` and `generation_config.json`.
+A device that drafts nothing, or by prompt lookup, needs only these files of its target: `tokenizer.json`,
+`tokenizer_config.json`, and for the end-of-text ids `config.json` and `generation_config.json`.
 """
 
 import hashlib
@@ -27,14 +27,14 @@ log = logging.getLogger(__name__)
 TOKENIZER_FILE = "tokenizer.json"
 TEMPLATE_FILE = "chat_template.jinja"
 RESERVED = frozenset({"messages", "add_generation_prompt", "tools", "documents"})
-"""Variables of a chat template that have a meaning of their own."""
+"""Names of a chat template's variables that requests may not set."""
 MAX_IDS = 2**21
 """Most ids of a vocabulary; the largest published ones have a quarter of a million."""
 MAX_END_IDS = 16
-"""Most ids that end a text: a request names no more, and published models have up to three."""
+"""Most ids that end a text: a request can name no more, and published models have up to three."""
 LONG_CHARACTERS = 4096
-"""Texts of more characters, and lists of more ids, are handed over as a batch of one: only then does the library let
-Python's other threads run meanwhile, and two million characters take it seconds."""
+"""Length from which on a text or a list of ids is passed as a batch of one. Only then does the library let Python's
+other threads run, and two million characters take it seconds."""
 _FINGERPRINT_DIGITS = 16
 _NAMED = re.compile(r"<.*>|\[.*\]", re.DOTALL)  # what special tokens look like where a file does not say so
 _PADDING = re.compile(r"\[PAD(\d+)\]")
@@ -45,15 +45,15 @@ _SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_toke
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """Text to ids and back, and a fingerprint by which both ends know that they mean the same ids.
+    """Turns text into ids and back, and has a fingerprint by which both ends check that their ids mean the same.
 
     Attributes:
         backend: the tokenizer of the library `tokenizers`, or one with the same methods (`models.llama_cpp`).
         stop_ids: ids that end a text.
         template: chat template in Jinja; "" for a model that has none.
-        special_tokens: texts that the template may name, such as "eos_token".
-        known_ids: number of ids that the model has; a token beyond can be neither read nor written. None: it has all.
-        templates: the process that runs the template; by default one for all tokenizers.
+        special_tokens: special tokens by the name that the template uses, such as "eos_token".
+        known_ids: number of ids that the model has; greater ids can be neither read nor written. None: it has all.
+        templates: the process that runs the template; default: one for all tokenizers.
 
     """
 
@@ -73,7 +73,7 @@ class Tokenizer:
     def tokens(self) -> Mapping[int, bytes]:
         """The bytes of every token that is text, by id, and the name of the one that ends texts.
 
-        Other special tokens leave no text, so they may have other names, or be missing, on the other side.
+        Other special tokens leave no text, so they may have other names on the other side, or be missing.
         """
         added = self.backend.get_added_tokens_decoder()
         special = {index for index, token in added.items() if token.special}
@@ -98,12 +98,12 @@ class Tokenizer:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Short hash of `tokens`, by which both ends know that they mean the same ids; 16 hex digits."""
+        """Short hash of `tokens`, by which both ends check that their ids mean the same; 16 hex digits."""
         written = b"".join(b"%d %d %b" % (index, len(token), token) for index, token in sorted(self.tokens.items()))
         return hashlib.sha256(written).hexdigest()[:_FINGERPRINT_DIGITS]
 
     def difference(self, other: "Tokenizer") -> str | None:
-        """The first id that both have and that means another text there, in words; None if there is none."""
+        """A sentence about the first shared id with different texts; None if there is none."""
         for index, token in sorted(self.tokens.items()):
             if other.tokens.get(index, token) != token:
                 return f"id {index} is {_shown(token)} here and {_shown(other.tokens[index])} there"
@@ -114,7 +114,7 @@ class Tokenizer:
 
         Args:
             text: the text; special tokens that it names are taken as such.
-            special_tokens: whether to put the tokens around it that the tokenizer puts around a text; default yes.
+            special_tokens: whether to add the tokenizer's special tokens around the text; default True.
 
         Raises:
             InputError: the text holds halves of characters, which a chat template can write, or the tokenizer gives up.
@@ -146,18 +146,18 @@ class Tokenizer:
             messages: each with a `role` and its `content`.
             variables: further values for the template, such as `enable_thinking`; default none.
             tools: functions that the model may call, as OpenAI's API describes them; default none.
-            answered: whether the template writes how an answer begins, after the last message; default yes.
-            special_tokens: whether the tokenizer puts its own tokens around what the template wrote; default no.
+            answered: whether the template writes the beginning of an answer after the last message; default True.
+            special_tokens: whether to add the tokenizer's special tokens around the template's text; default False.
 
         Raises:
-            InputError: the model has no template, a variable has a name of its own meaning, or the template refuses.
+            InputError: the model has no template, a variable has a reserved name, or the template refuses.
 
         """
         if not self.template:
-            raise InputError("this model has no chat template: send it a plain prompt instead of messages")
+            raise InputError("this model has no chat template: send a plain prompt instead of messages")
         given = dict(variables or {})
         if reserved := given.keys() & (RESERVED | self.special_tokens.keys()):
-            raise InputError(f"a template variable cannot be called {min(reserved)!r}: it has a meaning of its own")
+            raise InputError(f"a template variable cannot have the reserved name {min(reserved)!r}: choose another")
         return self.encode(self._render(messages, given, tools, answered), special_tokens)
 
     def encode_chat(self, text: str) -> list[int]:
@@ -208,7 +208,7 @@ def _message(text: str) -> list[dict[str, str]]:
 
 
 def load_tokenizer(reference: str) -> Tokenizer:
-    """The tokenizer of a model; InputError says why it cannot be had.
+    """The tokenizer of a model; InputError if it cannot be loaded.
 
     Args:
         reference: a model folder, a GGUF file, a Hub id or "embedded".

@@ -26,20 +26,20 @@ class Verifier(CachedModel):
         self._drawing = BatchDrawing(self.packed.device)
 
     def warm_up(self) -> None:
-        """On a GPU, compile what draws tokens, so that no pass waits for that; nothing elsewhere."""
+        """On a GPU, compile the drawing of tokens, so that no pass waits for it; elsewhere do nothing."""
         if self.packed.device.type == "cuda":
             self._drawing.compile(self.vocabulary_size, self.packed.width, self.packed.dtype)
 
     @property
     def rules(self) -> frozenset[Rule]:
-        """All of them."""
+        """All rules."""
         return frozenset(Rule)
 
     @torch.inference_mode()
     def verify(self, feeds: Sequence[Feed]) -> list[Finding | Failure | None]:
         """Run all feeds in one forward pass and apply each request's acceptance rule.
 
-        A feed with a logit that is not a finite number gets a Failure and is forgotten; the others are verified.
+        A feed with a logit that is not finite gets a Failure and is forgotten; the others are verified.
         """
         if not feeds:
             return []
@@ -100,7 +100,7 @@ class Verifier(CachedModel):
     def _failed(self, feeds: Sequence[Feed], flat: torch.Tensor) -> set[int]:
         """Indices of the feeds of which something is not a finite number."""
         failed: set[int] = set()
-        # A chunk of a prompt has no logits: what it leaves in the last layer's cache tells.
+        # A chunk of a prompt has no logits, so the last layer's cache is checked.
         for index, feed in enumerate(feeds):
             if feed.params is None and not self._cache.is_finite(feed.slot, feed.start, feed.start + len(feed.tokens)):
                 failed.add(index)
@@ -114,7 +114,7 @@ class Verifier(CachedModel):
         }
 
     def _forget(self, feed: Feed) -> Failure:
-        # Not a number, times a weight of zero, is not a number: nothing of it may stay where others' sums are made.
+        # NaN times a weight of zero is NaN, so none may stay where others' sums are made.
         self._cache.clear(feed.slot, 0)
         super().commit(feed.slot, 0)
         return Failure(
@@ -141,11 +141,11 @@ def load_verifier(
 
     Args:
         reference: reference of the target.
-        slots: sessions that fit at once.
-        max_length: prompt and generated tokens per session; by default 1024, or less if the model knows less.
+        slots: most sessions at once.
+        max_length: most tokens of a session, prompt included; default 1024, or the model's context if shorter.
         dtype: number type that it computes in; default float32.
         place: torch's device; default cpu.
-        batch_invariant: no text depends on who shares its passes; see `CachedModel`; default False.
+        batch_invariant: whether texts are independent of who shares their passes (see `CachedModel`); default False.
 
     """
     size = load_tokenizer(reference).size

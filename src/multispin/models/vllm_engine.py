@@ -1,16 +1,16 @@
 """vLLM as the engine: the same five calls as the embedded verifier, on any number of GPUs and hosts.
 
-What it knows: slots, texts, outcomes. What it does not know: how vLLM does it (`vllm_internals`), rounds, devices.
+It knows slots, texts and outcomes, and nothing of vLLM's inside (`vllm_internals`), rounds and devices.
 
-A slot is one request of vLLM's, which holds all of the slot's text and waits while no draft comes for it. A draft
-is verified by one step of vLLM's; what it accepts and emits is what the request goes on with. A slot whose text is
-not what its request holds (a new one, one taken back, one lost) gets a new request for its text; vLLM's prefix cache
-serves what was read before. Chunks of a prompt are read by requests that end at once, so that they ride along with
-the others' drafts, and leave their keys and values in the prefix cache.
+A slot is one vLLM request, which holds the slot's text and waits while no draft comes for it. A draft is verified by
+one step of vLLM, and the request goes on with the tokens that this step emits. A slot whose text differs from its request's
+(a new text, a rollback, a lost request) gets a new request; vLLM's prefix cache serves what was read before. Chunks of
+a prompt are read by requests that end at once, so that they ride along with the others' drafts, and leave their keys
+and values in the prefix cache.
 
-vLLM begins a request by reading a text and emitting a token. Here the token that follows is committed already, so a
-new request reads all but the newest token and has that one emitted by decree; its first draft is then verified like
-all others. This costs one more step of the engine, only when a session comes in.
+vLLM begins a request by reading a text and emitting a token. Here that token is committed already, so a new request
+reads all but the newest token, and is forced to emit that one. Its first draft is then verified like all others. This
+costs one more step of the engine, only for a new session.
 """
 
 import contextlib
@@ -36,14 +36,14 @@ if TYPE_CHECKING:
 MAX_PROMPT_TOKENS_PER_STEP = 2048
 """Most prompt tokens that vLLM reads in one step. The rest is read in the next step, for which everybody waits."""
 CPU_BLOCK_TOKENS = 32
-"""Tokens per block of vLLM's cache on a CPU, where its own default is 128: less is read again when a session moves."""
+"""Tokens per block of vLLM's cache on a CPU, instead of its default of 128: less is read again when a session moves."""
 NOT_BUILT = frozenset({"presence_penalty", "frequency_penalty", "repetition_penalty", "grammar", "logprobs"})
-"""`SamplingParams.features` that are refused: a rule in vLLM's workers sees neither the text nor a grammar."""
+"""`SamplingParams.features` that are refused, since a rule in vLLM's workers sees neither the text nor a grammar."""
 
 
 @dataclass(frozen=True)
 class _Decree:
-    """A rule that emits one given token."""
+    """A rule that emits a given token."""
 
     token: int
 

@@ -1,15 +1,15 @@
-"""All that touches the inside of vLLM: a scheduler that takes drafts from outside, and a say in what is sampled.
+"""Everything that touches the inside of vLLM: a scheduler that takes drafts from outside, and control of sampling.
 
 vLLM verifies drafts that it makes itself. Here they come from devices, so three of its parts are replaced or wrapped,
-each at the seam that vLLM offers for it: a proposer that proposes nothing (`speculative_config`), a scheduler that
-takes each request's draft from a table and leaves requests without one alone (`scheduler_cls`), and, in every worker,
-a hand on the logits before they are sampled (`worker_extension_cls`, which puts itself in front of the sampler).
+each at the interface that vLLM offers for it: a proposer that proposes nothing (`speculative_config`), a scheduler that
+takes each request's draft from a table and does not run requests without one (`scheduler_cls`), and, in every worker,
+access to the logits before they are sampled (`worker_extension_cls`, which puts itself in front of the sampler).
 
-The last one is how rules that vLLM does not know are applied: a rule looks at a request's rows of logits and names
-the tokens that must come out; the rows are then made to have their largest logit there, and vLLM, which decodes
-greedily, accepts the draft as far as it agrees. Its caches, its counts and its outputs stay its own.
+The last one applies rules that vLLM does not have: a rule looks at a request's rows of logits and names the tokens to
+emit; the rows are then changed so that these have the largest logits, and vLLM, which decodes greedily, accepts the
+draft as far as it agrees. vLLM's caches, counts and outputs are not changed.
 
-These seams are not promised to last, so only versions on which the tests have run are accepted.
+vLLM does not promise to keep these interfaces, so only versions on which the tests have run are accepted.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -77,7 +77,7 @@ class SilentProposer:
         del config
 
     def load_model(self, *_: Any) -> None:
-        """There is none."""
+        """Do nothing: there is no model."""
 
     def propose(self, sampled: Sequence[Sequence[int]], *_: Any, **__: Any) -> list[list[int]]:
         """An empty draft for each request of the batch."""

@@ -1,4 +1,4 @@
-"""Whether vLLM is installed, and its options as the command line writes them; light to import."""
+"""Checks that vLLM is installed, and reads its options from the command line. It imports nothing heavy."""
 
 import importlib.util
 import json
@@ -23,7 +23,7 @@ def parse_options(pairs: Sequence[str]) -> dict[str, Any]:
     for pair in pairs:
         name, sign, value = pair.partition("=")
         if not sign or not name:
-            raise InputError(f"{pair!r} is not of the form NAME=VALUE")
+            raise InputError(f"{pair!r} is not of the form NAME=VALUE: write, for example, tensor_parallel_size=8")
         try:
             options[name.replace("-", "_")] = json.loads(value)
         except (ValueError, RecursionError):  # not JSON, nested too deeply, or a number of very many digits
