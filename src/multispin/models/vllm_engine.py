@@ -3,10 +3,10 @@
 It knows slots, texts and outcomes, and nothing of vLLM's inside (`vllm_internals`), rounds and devices.
 
 A slot is one vLLM request, which holds the slot's text and waits while no draft comes for it. A draft is verified by
-one step of vLLM, and the request goes on with the tokens that this step emits. A slot whose text differs from its request's
-(a new text, a rollback, a lost request) gets a new request; vLLM's prefix cache serves what was read before. Chunks of
-a prompt are read by requests that end at once, so that they ride along with the others' drafts, and leave their keys
-and values in the prefix cache.
+one step of vLLM, and the request goes on with the tokens that this step emits. A slot whose text differs from its
+request's (a new text, a rollback, a lost request) gets a new request; vLLM's prefix cache serves what was read
+before. Chunks of a prompt are read by requests that end at once, so that they ride along with the others' drafts, and
+leave their keys and values in the prefix cache.
 
 vLLM begins a request by reading a text and emitting a token. Here that token is committed already, so a new request
 reads all but the newest token, and is forced to emit that one. Its first draft is then verified like all others. This
