@@ -190,7 +190,7 @@ def test_a_chat_of_many_messages_and_further_variables(tmp_path):
         assert ours.encode_messages(chat, more) == theirs(said, add_special_tokens=False).input_ids
     ours.encode_messages(chat, {"self": "a name that Python functions like"})
     for name in ("messages", "tools", "eos_token"):
-        with pytest.raises(InputError, match=f"cannot be called '{name}'"):
+        with pytest.raises(InputError, match=f"reserved name '{name}'"):
             ours.encode_messages(chat, {name: "x"})
     with pytest.raises(InputError, match="no chat template"):
         load_tokenizer(save(tmp_path / "plain")).encode_messages(chat)
