@@ -301,7 +301,10 @@ class Rounds:
             elif number in held:  # its device gets no message before its draft has come
                 continue
             elif number in drafted_here:  # the device does not have these tokens
-                messages.append((number, session.tail(verdict.base)))
+                tail = session.tail(verdict.base)
+                messages.append((number, tail))
+                if tail.grant is not None:  # a second one would have its device send its draft twice
+                    del grants[number]
             elif number in grants and not seat.held:
                 messages.append((number, session.attach(verdict, grants.pop(number))))
             else:
