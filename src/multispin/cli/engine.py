@@ -20,7 +20,8 @@ engine_options = together(
         type=click.Choice(NUMBERS),
         default="float32",
         show_default=True,
-        help="Number type that the target computes in; int8 on a CPU only.",
+        help="Number type that the target computes in; int8 on a CPU only. Except in float32, a text may depend on who "
+        "shares its passes.",
     ),
     click.option(
         "--engine-option",
