@@ -260,6 +260,34 @@ def test_passes_of_one_shape_are_exact_with_sliding_windows_too(make_model):
     assert differing(make_model("gemma3").to(torch.bfloat16), batch_invariant=True) == 0
 
 
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "gemma3"])
+def test_in_passes_of_one_shape_a_row_has_the_same_bits_whoever_shares_its_pass(make_model, family):
+    """However a text is divided into pieces, in whichever slot, beside drafts that are taken back."""
+    verifier, rng = Verifier(make_model(family).to(torch.bfloat16), 5, 64, batch_invariant=True), random.Random(5)
+    texts = [[rng.randrange(97) for _ in range(rng.choice([7, 30]))] for _ in range(5)]
+    alone = []
+    for text in texts:
+        slot = verifier.open()
+        alone.append(
+            torch.cat([verifier.forward([Feed(slot, at, text[at : at + 1], GREEDY)])[0] for at in range(len(text))])
+        )
+        verifier.close(slot)
+    slots, rows = [verifier.open() for _ in texts], [[] for _ in texts]
+    while running := [k for k, text in enumerate(texts) if verifier.cached(slots[k]) < len(text)]:
+        feeds, right = [], []
+        for k in running:
+            start = verifier.cached(slots[k])
+            piece = texts[k][start : start + rng.choice([1, 2, 5, 17])]
+            wrong = rng.randrange(4) if start + len(piece) < 60 else 0
+            feeds.append(Feed(slots[k], start, [*piece, *(rng.randrange(97) for _ in range(wrong))], GREEDY))
+            right.append(len(piece))
+        for k, count, found in zip(running, right, verifier.forward(feeds), strict=True):
+            rows[k].append(found[:count])
+            verifier.commit(slots[k], verifier.cached(slots[k]) - len(found) + count)
+    for row, own in zip(rows, alone, strict=True):
+        assert torch.equal(torch.cat(row), own)
+
+
 def test_passes_of_one_shape_give_what_others_give(make_model):
     model = make_model("llama")
     ours, theirs = Verifier(model, 4, 128, batch_invariant=True), Verifier(model, 4, 128)
