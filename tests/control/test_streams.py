@@ -308,19 +308,54 @@ def test_rides_are_within_what_is_pending(rows: list[tuple[int, float, float]]) 
     assert made.pass_s == pytest.approx(PAPER.verify_s([ride.device_tokens for ride in made.rides]))
 
 
-def test_where_somebody_is_short_of_plain_decoding_the_others_bring_less() -> None:
-    dear = Verification(0.02, 0.0, 0.0005)
-    others = [Candidate(k, 8, 0.8) for k in range(2, 11)]
+_DEAR = Verification(0.02, 0.0, 0.0005)
+_NINE = [Candidate(k, 8, 0.8) for k in range(2, 11)]
+
+
+def _beside_nine(*more: Candidate, price: float = 800.0) -> Go:
+    found = choose([*more, *_NINE], _DEAR, price)
+    assert isinstance(found, Go)
+    return found
+
+
+def _rate_without(made: Go, short: int) -> float:
+    """Tokens per second of all but `short` sessions that bring one token each, recomputed from the rides."""
+    of_nine = [ride.device_tokens for ride in made.rides if 2 <= ride.session <= 10]
+    riders = sum(ride.session not in range(2, 11) for ride in made.rides) - short
+    return (riders * 1.01 + sum((1.0 - 0.8 ** (length + 1)) / 0.2 for length in of_nine)) / made.pass_s
+
+
+def test_where_somebody_is_short_of_what_was_asked_for_it_the_others_bring_less() -> None:
+    plain_s = _DEAR.verify_s([0] * 10)
 
     def made(short: float) -> Go:
-        found = choose([Candidate(1, 0, 0.01, short_tokens=short), *others], dear, 500.0)
-        assert isinstance(found, Go)
-        return found
+        asks = Candidate(1, 0, 0.01, short_tokens=short, asked_tokens_per_s=0.95 / plain_s)
+        return _beside_nine(asks, price=500.0)
 
     lengths = [sum(ride.device_tokens for ride in made(short).rides) for short in (-4.0, 2.0, 4.0, 6.0, 8.0)]
     assert lengths[0] == lengths[1] > lengths[2] > lengths[3] > lengths[4]
-    assert made(8.0).pass_s < 1.2 * dear.verify_s([0] * 10)
+    assert made(8.0).pass_s < 1.2 * plain_s
     assert Ride(1, 0) in made(8.0).rides
+
+
+def test_plain_decoding_for_somebody_costs_the_others_little() -> None:
+    """Nothing was asked for it: it comes nearer to plain decoding, as far as the others keep 97 %."""
+    usual = _beside_nine(Candidate(1, 0, 0.01))
+    for short in (4.0, 6.0, 8.0):
+        made = _beside_nine(Candidate(1, 0, 0.01, short_tokens=short))
+        assert _rate_without(made, 1) >= 0.97 * _rate_without(usual, 1)
+        assert Ride(1, 0) in made.rides
+        assert made.pass_s < 0.95 * usual.pass_s
+
+
+def test_the_more_are_short_the_more_their_plain_decoding_may_cost() -> None:
+    eight = [Candidate(20 + k, 0, 0.01) for k in range(8)]
+    usual = _beside_nine(*eight)
+    one = _beside_nine(eight[0]._replace(short_tokens=8.0), *eight[1:])
+    everybody = _beside_nine(*(each._replace(short_tokens=8.0) for each in eight))
+    assert _rate_without(one, 1) >= 0.97 * _rate_without(usual, 1)
+    assert 0.97**8 <= _rate_without(everybody, 8) / _rate_without(usual, 8) < 0.97
+    assert everybody.pass_s < one.pass_s
 
 
 def test_drafts_that_help_whoever_is_short_remain() -> None:
@@ -335,12 +370,16 @@ def test_drafts_that_help_whoever_is_short_remain() -> None:
 
 
 def test_the_more_somebody_is_short_of_its_floor_the_less_is_put_off() -> None:
+    """A floor that was asked for ends all waits; who has less than plain decoding does not."""
     engine = Verification(0.1, 0.0)
     ready = [Candidate(k, 0, 0.8, next_s=0.01, next_tokens=4, tokens_per_s=400.0, room=8) for k in range(3)]
 
-    def made(short: float) -> Go | Wait:
-        return choose([*ready, Candidate(3, 0, 0.8, short_tokens=short)], engine, 100.0, patience_s=0.02)
+    def made(short: float, asked: float) -> Go | Wait:
+        last = Candidate(3, 0, 0.8, short_tokens=short, asked_tokens_per_s=asked)
+        return choose([*ready, last], engine, 100.0, patience_s=0.02)
 
-    assert isinstance(made(-4.0), Wait)
-    assert isinstance(made(2.5), Wait)
-    assert isinstance(made(8.0), Go)
+    for asked in (0.0, 9.5):
+        assert isinstance(made(-4.0, asked), Wait)
+        assert isinstance(made(2.5, asked), Wait)
+    assert isinstance(made(8.0, 9.5), Go)
+    assert isinstance(made(8.0, 0.0), Wait)

@@ -162,19 +162,24 @@ def test_a_device_behind_a_long_way_slows_nobody_and_is_not_below_plain() -> Non
 
 
 @pytest.mark.parametrize("change", [{"acceptance_rate": 0.01}, {"delay_s": 0.1}])
-def test_where_tokens_are_dear_nobody_falls_far_below_plain_and_the_site_still_gains(change: dict[str, float]) -> None:
+def test_where_tokens_are_dear_one_bad_device_costs_the_others_little(change: dict[str, float]) -> None:
+    """With 0.95 of plain decoding for its user no schedule could leave the others 0.8 of what they have beside ten good
+    ones (`exact.fluid`); so its user has less."""
     devices = tuple(Device(f"d{k}", 0.006, 3.0, 0.8, delay_s=0.003) for k in range(10))
-    devices = (replace(devices[0], **change), *devices[1:])
-    scenario = Scenario(Cell(1e6, 16, 16, 0), Verification(0.02, 0.0, 0.0005), devices)
-    run = Site(Setup(scenario, Behaviour(frame_bits=176)), "heterogeneous", 1, mode="auto")
-    run.run(200)
-    before, since_s = [device.record.tokens for device in run.devices], run.queue.now_s
-    run.run(600)
-    lasted_s = run.queue.now_s - since_s
-    rates = [(device.record.tokens - had) / lasted_s for device, had in zip(run.devices, before, strict=True)]
-    plain = 1.0 / scenario.verifier.verify_s([0] * 10)
-    assert min(rates) > 0.93 * plain
-    assert sum(rates) > 1.08 * 10 * plain
+    honest = Scenario(Cell(1e6, 16, 16, 0), Verification(0.02, 0.0, 0.0005), devices)
+
+    def rates(scenario: Scenario) -> list[float]:
+        run = Site(Setup(scenario, Behaviour(frame_bits=176)), "heterogeneous", 1, mode="auto")
+        run.run(200)
+        before, since_s = [device.record.tokens for device in run.devices], run.queue.now_s
+        run.run(600)
+        lasted_s = run.queue.now_s - since_s
+        return [(device.record.tokens - had) / lasted_s for device, had in zip(run.devices, before, strict=True)]
+
+    bad, good = rates(replace(honest, devices=(replace(devices[0], **change), *devices[1:]))), rates(honest)
+    plain = 1.0 / honest.verifier.verify_s([0] * 10)
+    assert sum(bad[1:]) > 0.95 * sum(good[1:])
+    assert min(bad) > 0.7 * plain
 
 
 def test_the_edge_drafter_is_tried_where_a_guess_says_that_it_does_not_pay() -> None:

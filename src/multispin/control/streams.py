@@ -25,7 +25,8 @@ Whoever would otherwise fall below plain decoding of all, or below its least goo
 rides in every pass is helped by shorter passes only. So a session that is short of f_k counts by π_k more, and time
 is dearer by Σ π_k f_k, f_k = `LEAST_OF_PLAIN` of plain decoding, or what was asked for it. π_k doubles with every
 token that it is short of: by this it finds the price of the floor f_k (a virtual queue), and nobody falls further
-behind.
+behind. But each session that is short of plain decoding, and not of what was asked for it, may cost the others only
+`FLOOR_COSTS` of the tokens per second that the pass would bring them if π_k were 0; π_k is limited accordingly.
 
 A pass that is worth its time is put off to an expected arrival if the sum of all surpluses less 1.5 λ times the
 wait is greater then: where a pass takes many times what a useful draft takes, it pays to wait for those who begin
@@ -55,6 +56,12 @@ SLACK_TOKENS = 2.0
 """A session may be short of its floor by this much before its tokens count more [tokens] …"""
 DOUBLES_TOKENS = 1.0
 """… and with each further shortfall of this size they count twice as much [tokens]."""
+FLOOR_COSTS = 0.03
+"""A session that is short of plain decoding may cost the others this share of their tokens per second …"""
+MOST_OWED = (16.0, 4.0, 1.0, 0.25, 0.0)
+"""… and where it would cost more, π_k of all who are short is at most one of these, the first at which it does not."""
+MOST_OWED_WAITING = 3.0
+"""Where a pass may be put off π_k is at most this: one bad device does not forbid others to wait for each other."""
 
 
 class Candidate(NamedTuple):
@@ -176,26 +183,27 @@ def choose(
     """
     if not ready:
         return Wait(math.inf)
-    table = _PendingTable(ready, verifier, price_tokens_per_s, edge_drafter)
-    drafts = table.best(table.must)
-    rides = (drafts.surplus >= 0.0) | table.must
-    pass_s = table.pass_s(drafts, rides)
-    until_due_s = table.until_due(pass_s)
-    due = table.must | (until_due_s <= 0.0)
-    if (due & ~rides).any():  # the edge may draft for those who ride although it does not pay
-        drafts = table.best(due)
-        rides = (drafts.surplus >= 0.0) | due
-        pass_s = table.pass_s(drafts, rides)
-    if not rides.any():
-        return Wait(max(LEAST_WAIT_S, min(float(table.next_s.min()), float(until_due_s.min()))))
-    if (wait_s := table.worth_waiting(due, patience_s, max(patience_s, patience_for_all_s))) > 0.0:
+    told = ready, verifier, price_tokens_per_s, edge_drafter
+    table = _PendingTable(*told)
+    found = table.pass_now()
+    if table.short.any():
+        free = _PendingTable(*told, most_owed=0.0)
+        least_per_s = (1.0 - FLOOR_COSTS) ** int(table.short.sum()) * free.rate_of_others(free.pass_now())
+        for most in MOST_OWED:
+            if table.rate_of_others(found) >= least_per_s:
+                break
+            table = _PendingTable(*told, most_owed=most)
+            found = table.pass_now()
+    if not found.rides.any():
+        return Wait(max(LEAST_WAIT_S, min(float(table.next_s.min()), float(found.until_due_s.min()))))
+    if (wait_s := table.worth_waiting(found.due, patience_s, max(patience_s, patience_for_all_s))) > 0.0:
         return Wait(wait_s, puts_off=True)
-    chosen = np.flatnonzero(rides).tolist()
+    drafts, chosen = found.drafts, np.flatnonzero(found.rides).tolist()
     device, edge = drafts.device.astype(int).tolist(), drafts.edge.astype(int).tolist()
     return Go(
         tuple(Ride(ready[k].session, device[k], edge[k]) for k in chosen),
-        float(drafts.tokens[rides].sum()),
-        pass_s,
+        float(drafts.tokens[found.rides].sum()),
+        found.pass_s,
     )
 
 
@@ -215,6 +223,24 @@ class _Drafts(NamedTuple):
     surplus: Floats
 
 
+class _PassNow(NamedTuple):
+    """The pass that could begin now, arrays over sessions.
+
+    Attributes:
+        drafts: how much each session would bring.
+        rides: who rides: whoever is worth it, or due.
+        due: who rides whatever it brings.
+        until_due_s: time until each is due, if passes last as long as this one [s].
+        pass_s: its duration [s].
+    """
+
+    drafts: _Drafts
+    rides: Mask
+    due: Mask
+    until_due_s: Floats
+    pass_s: float
+
+
 class _PendingTable:
     """Pending tokens as arrays over sessions, [K], and their worth with m tokens of the edge each, [M + 1, K].
 
@@ -222,11 +248,22 @@ class _PendingTable:
 
     Attributes:
         must: sessions that ride whatever they bring.
+        short: sessions that have less than plain decoding would give them, and for which nothing was asked.
         next_s: time until more is expected [s].
+
+    Args:
+        ready, verifier, price, edge_drafter: as in `choose`.
+        most_owed: limit of π_k of those who are short.
     """
 
     def __init__(
-        self, ready: Sequence[Candidate], verifier: Verification, price: float, edge_drafter: EdgeDrafter | None
+        self,
+        ready: Sequence[Candidate],
+        verifier: Verification,
+        price: float,
+        edge_drafter: EdgeDrafter | None,
+        *,
+        most_owed: float = math.inf,
     ) -> None:
         columns: Floats = np.array(ready, dtype=np.float64).T
         pending, alpha, weight, self._waited_s, must, self.next_s, self._more, self._rate = columns[1:9]
@@ -241,7 +278,11 @@ class _PendingTable:
         # Who has less than plain decoding would give it, or than was asked, counts more, and time is dearer by what it
         # should have in it.
         more = 2.0 ** np.maximum(0.0, (short - SLACK_TOKENS) / DOUBLES_TOKENS) - 1.0
-        price += float(more @ np.maximum(LEAST_OF_PLAIN / self._plain_s, asked))
+        self.short: Mask = (more > 0.0) & (asked <= 0.0)
+        limits, least = np.where(self.short, most_owed, np.inf), np.maximum(LEAST_OF_PLAIN / self._plain_s, asked)
+        more = np.minimum(more, limits)
+        self._wait_price = price + float(np.where(self.short, np.minimum(more, MOST_OWED_WAITING), more) @ least)
+        price += float(more @ least)
         self._price, self._weight, self._own_weight = price, weight + more, weight
         self._token_price, self._ride_price = price * verifier.per_token_s, price * verifier.per_device_s
         if edge_drafter is None:
@@ -281,6 +322,23 @@ class _PendingTable:
         surplus = weight * tokens - cost - held - self._vain * goes_on - self._lost * (1.0 - goes_on)
         return device, self._own_weight * tokens, surplus
 
+    def pass_now(self) -> _PassNow:
+        """Who rides in a pass that begins now, with what."""
+        due, drafts = self.must, self.best(self.must)
+        rides = (drafts.surplus >= 0.0) | due
+        pass_s = self.pass_s(drafts, rides)
+        until_due_s = self.until_due(pass_s)
+        due = due | (until_due_s <= 0.0)
+        if (due & ~rides).any():  # the edge may draft for those who ride although it does not pay
+            drafts = self.best(due)
+            rides = (drafts.surplus >= 0.0) | due
+            pass_s = self.pass_s(drafts, rides)
+        return _PassNow(drafts, rides, due, until_due_s, pass_s)
+
+    def rate_of_others(self, found: _PassNow) -> float:
+        """Weighted tokens per second of the pass that those bring who are not short."""
+        return float(found.drafts.tokens[found.rides & ~self.short].sum()) / found.pass_s
+
     def best(self, must: Mask) -> _Drafts:
         """Drafts of the number of steps with which a pass is worth most, if these ride in any case."""
         made, size = int(np.argmax(self.worths(must))), len(must)
@@ -316,7 +374,7 @@ class _PendingTable:
         surplus = self._valued(pending[:, None], self._own_weight)[2]
         best = np.maximum.accumulate(surplus, axis=1)
         gains = np.where(must, best, np.maximum(best, 0.0)).sum(axis=2) - self._step_price * np.arange(best.shape[1])
-        return float(waits_s[int(np.argmax(gains.max(axis=1) - WAIT_PRICE * self._price * waits_s))])
+        return float(waits_s[int(np.argmax(gains.max(axis=1) - WAIT_PRICE * self._wait_price * waits_s))])
 
     def _pending_after(self, wait_s: Floats) -> Floats:
         """Pending tokens after each wait, if frames come as expected, [T, K]."""
