@@ -235,7 +235,7 @@ def test_a_rule_that_the_engine_cannot_apply_is_refused_with_those_that_it_can(t
             finally:
                 type(site.passes.engine).rules = kept
 
-    with pytest.raises(RefusedError, match="only by coupled, greedy"):
+    with pytest.raises(RefusedError, match="use coupled or greedy"):
         run(scenario())
 
 
