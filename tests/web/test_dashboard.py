@@ -96,6 +96,29 @@ def test_it_shows_who_drafts_and_names_are_only_ever_text(tiny_folder, browsers,
     browsers.run(scenario())
 
 
+LONE_SECOND = """(async () => {
+  const { Curve } = await import("/dashboard/static/chart.js");
+  const place = document.querySelector("main").appendChild(document.createElement("div"));
+  const curve = new Curve(place, "accepted", 1);
+  const picture = async (value) => {
+    curve.show([[-30, null], [-20, value], [-10, null]]);
+    for (let frame = 0; frame < 2; frame++) await new Promise(requestAnimationFrame);
+    return place.querySelector("canvas").toDataURL();
+  };
+  return (await picture(null)) !== (await picture(0.5));
+})()"""
+
+
+def test_a_second_between_two_without_drafts_is_on_the_curve(tiny_folder, browsers, kind):
+    async def scenario():
+        async with edge(tiny_folder) as (port, _, _), browsers.started(kind) as browser:
+            page = await look(browser, port)
+            await page.until("document.getElementById('state').textContent === 'live'")
+            assert await page.run(LONE_SECOND)
+
+    browsers.run(scenario())
+
+
 def test_it_fits_a_phone(tiny_folder, browsers, kind):
     async def scenario():
         async with edge(tiny_folder) as (port, write, _), browsers.started(kind) as browser:

@@ -3,6 +3,10 @@
 
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
 
+/** The values between two gaps: no line goes through them, so they get a point. */
+const lone = ({ data }, series) =>
+  [...data[series].keys()].filter((at) => data[series][at] != null && data[series][at - 1] == null && data[series][at + 1] == null);
+
 /** A curve over the last minutes; gaps stay gaps. */
 export class Curve {
   constructor(element, name, most) {
@@ -18,7 +22,13 @@ export class Curve {
         cursor: { show: false },
         scales: { x: { time: false, range: [-300, 0] }, y: { range: (_, __, max) => [0, most ?? Math.max(1, max * 1.1)] } },
         axes: [{ ...axis, values: seconds, size: 26 }, { ...axis, size: 46 }],
-        series: [{}, { label: name, stroke: () => colour("device"), width: 2, points: { show: false } }],
+        series: [
+          {},
+          {
+            label: name, stroke: () => colour("device"), width: 2,
+            points: { show: false, size: 4, width: 0, fill: () => colour("device"), filter: lone },
+          },
+        ],
       },
       [[0], [null]],
       element,
