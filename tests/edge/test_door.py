@@ -22,6 +22,14 @@ def test_a_newcomer_takes_the_place_of_who_has_said_nothing_longest():
         full.greeted(numbers[1])
 
 
+def test_whoever_has_most_connections_makes_room_and_not_whoever_has_been_silent_longest():
+    left = []
+    full = Door(most=4)
+    for name in ("other", "many", "many", "many", "many", "many", "new"):
+        full.enter(lambda name=name: left.append(name), name)
+    assert left == ["many", "many", "many"]
+
+
 def test_who_has_greeted_keeps_its_place():
     full = Door(most=2)
     for _ in range(2):

@@ -175,6 +175,20 @@ def test_a_full_gate_makes_room_by_those_that_have_asked_for_nothing(run):
 WHOLE = b"POST /v1/echo HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nx"
 
 
+def test_a_flood_from_one_address_pushes_out_nobody_of_another(run):
+    async def scenario():
+        async with listening(application(), port=0, gate=Gate(4)) as port:
+            reader, writer = await say(port, b"", own="127.0.0.2")
+            flood = [await say(port, b"", own="127.0.0.3") for _ in range(9)]
+            writer.write(HALF + b"\r\n0123456789")
+            answer = await reader.readuntil(b"0123456789")
+            for _, each in (*flood, (reader, writer)):
+                each.close()
+            return answer
+
+    assert run(scenario()).startswith(b"HTTP/1.1 200")
+
+
 @pytest.mark.parametrize(("said", "answered"), [(WHOLE, True), (HALF + b"\r\nhalf", False)])
 def test_neither_an_answered_request_nor_half_a_body_keeps_a_place(run, said, answered):
     async def scenario():

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
+from multispin.edge.crowd import Crowd
 from multispin.edge.tally import LOG_PERIOD_S, Tally
 from multispin.errors import InputError
 from multispin.protocol import ProtocolError
@@ -83,7 +84,8 @@ class Door:
         self._allowed_hosts = frozenset(name.lower() for name in allowed_hosts)
         self._allowed_origins = frozenset(allowed_origins)
         self._greeted: set[int] = set()
-        self._strangers: OrderedDict[int, Callable[[], None]] = OrderedDict()  # ungreeted connections, oldest first
+        self._strangers: dict[int, Callable[[], None]] = {}  # how each ungreeted connection is ended
+        self._crowd: Crowd[int] = Crowd()  # the same
         self._next = 0
         self.guesses = 0  # wrong credentials ever
         self._tally = Tally(
@@ -115,18 +117,18 @@ class Door:
 
         """
         if address and self._addresses[address] >= self._most_per_address:
-            own = (number for number in self._strangers if self._address_of.get(number) == address)
-            if (longest := next(own, None)) is None:
+            if (first := self._crowd.first(address)) is None:
                 raise FullError(
                     f"{self._most_per_address} connections come from {address}, the limit for one address: close one"
                 )
-            self._send_away(longest)
+            self._send_away(first)
         elif len(self._greeted) + len(self._strangers) >= self._most:
-            if not self._strangers:
+            if (first := self._crowd.first()) is None:
                 raise FullError(f"this edge holds {self._most} connections, its limit: try again later")
-            self._send_away(next(iter(self._strangers)))
+            self._send_away(first)
         self._next += 1
         self._strangers[self._next] = leave
+        self._crowd.add(self._next, address)
         if address:
             self._addresses[address] += 1
             self._address_of[self._next] = address
@@ -136,17 +138,20 @@ class Door:
         """Keep a connection's place, now that its device has greeted; FullError if it had to make room before."""
         if self._strangers.pop(number, None) is None:
             raise FullError("this connection had to make room before it greeted")
+        self._crowd.remove(number)
         self._greeted.add(number)
 
     def gone(self, number: int) -> None:
         """Free the place of an ended connection."""
         self._greeted.discard(number)
         self._strangers.pop(number, None)
+        self._crowd.remove(number)
         self._forget_address(number)
 
     def _send_away(self, number: int) -> None:
         """Give the place of a connection that has not greeted to a newcomer."""
         leave = self._strangers.pop(number)
+        self._crowd.remove(number)
         self._forget_address(number)
         leave()
 

@@ -8,13 +8,14 @@ none for its address, a connection makes room that has had nothing to be served.
 import asyncio
 import ipaddress
 import logging
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Awaitable, Callable, Collection
 from typing import cast
 
 from aiohttp import web
 
 from multispin.edge.arriving import REQUEST_S, Arriving
+from multispin.edge.crowd import Crowd
 from multispin.edge.door import MAX_PER_ADDRESS, Network
 
 MAX_OPEN = 4096
@@ -71,7 +72,7 @@ class Gate:
         self._proxies = tuple(proxies)
         self._addresses: Counter[str] = Counter()
         self._open = 0
-        self._silent: OrderedDict[Guarded, None] = OrderedDict()  # without a complete request, longest first
+        self._silent: Crowd[Guarded] = Crowd()  # without a complete request
         self._guarded: dict[asyncio.BaseTransport, Guarded] = {}
 
     @property
@@ -149,11 +150,10 @@ class Gate:
         return guarded_handler
 
     def _make_room(self, name: str | None) -> bool:
-        """Hang up on the connection, one from this address if any, that has had nothing to be served for longest."""
-        longest = next((each for each in self._silent if name is None or each.name == name), None)
-        if longest is None:
+        """Hang up on a connection, one from this address if any, for which nothing is being served."""
+        if (first := self._silent.first(name)) is None:
             return False
-        longest.hang_up()
+        first.hang_up()
         return True
 
     def _name(self, host: str) -> str:
@@ -182,7 +182,7 @@ class Guarded(asyncio.Protocol):
     def __init__(self, inner: asyncio.Protocol, gate: Gate, name: str, give_up: Callable[[], object]) -> None:
         self.made, self.name = False, name
         self._inner, self._gate, self._give_up = inner, gate, give_up
-        gate._silent[self] = None
+        gate._silent.add(self, name)
         self._arriving = Arriving(inner)
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -196,16 +196,16 @@ class Guarded(asyncio.Protocol):
 
     def served(self) -> None:
         """Note that a request is complete. Until it is answered, no other connection takes this one's place."""
-        self._gate._silent.pop(self, None)
+        self._gate._silent.remove(self)
 
     def answered(self) -> None:
         """Note that the request is answered. From now on the connection counts like one that has said nothing."""
         if self._transport in self._gate._guarded:
-            self._gate._silent[self] = None
+            self._gate._silent.add(self, self.name)
 
     def hang_up(self) -> None:
         """End the connection at once."""
-        self._gate._silent.pop(self, None)
+        self._gate._silent.remove(self)
         if self._transport is not None:
             self._transport.abort()
         else:
@@ -213,7 +213,7 @@ class Guarded(asyncio.Protocol):
 
     def gone(self) -> None:
         """The connection has ended, or was never made."""
-        self._gate._silent.pop(self, None)
+        self._gate._silent.remove(self)
         self._gate.leave(self.name)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
