@@ -253,7 +253,7 @@ class _PendingTable:
 
     Args:
         ready, verifier, price, edge_drafter: as in `choose`.
-        most_owed: limit of π_k of those who are short.
+        most_owed: limit of π_k of those who are short; default: none.
     """
 
     def __init__(
