@@ -29,11 +29,15 @@ def write_gguf(
     rope_freqs=None,
     without=(),
     split="default",
+    merges=("Ġ a", "t h"),
+    pieces=None,
 ):
     """Write a model folder's own GGUF file, with float32 weights, as llama.cpp's converter names and orders things.
 
     `keys` are further keys under the architecture's name, `padding` the number of [PAD…] tokens, `end_ids` the end ids
-    by the last part of their key, `without` names keys that are left out, `split` is how the tokenizer cuts a text.
+    by the last part of their key, `without` names keys that are left out, `split` is how the tokenizer cuts a text, and
+    `merges` are the pairs of tokens that become one. `pieces` are the tokens of a SentencePiece vocabulary in place of
+    the folder's, from the likeliest on, behind its three special ones and the 256 bytes.
     """
     import gguf
     import numpy as np
@@ -57,11 +61,17 @@ def write_gguf(
     vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda pair: pair[1])
     names = [token for token, _ in vocabulary]
     kinds = [3 if index in tokenizer.all_special_ids else 1 for index in range(len(names))]
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(split)
-    writer.add_token_list([*names, *(f"[PAD{len(names) + k}]" for k in range(padding))])
-    writer.add_token_types([*kinds, *[5] * padding])
-    writer.add_token_merges(["Ġ a", "t h"])
+    if pieces is None:
+        writer.add_tokenizer_model("gpt2")
+        writer.add_tokenizer_pre(split)
+        writer.add_token_list([*names, *(f"[PAD{len(names) + k}]" for k in range(padding))])
+        writer.add_token_types([*kinds, *[5] * padding])
+        writer.add_token_merges(list(merges))
+    else:
+        writer.add_tokenizer_model("llama")
+        writer.add_token_list(["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *pieces])
+        writer.add_token_types([2, 3, 3, *[6] * 256, *[1] * len(pieces)])
+        writer.add_token_scores([0.0] * 259 + [-float(rank) for rank in range(len(pieces))])
     for key, index in ({"eos_token_id": tokenizer.eos_token_id} if end_ids is None else end_ids).items():
         writer.add_uint32(f"tokenizer.ggml.{key}", index)
     for key, value in (keys or {}).items():

@@ -3,6 +3,7 @@
 import logging
 import math
 import os
+import random
 import struct
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from multispin.models import decode_alone, gguf_file, load_draft_source, load_mo
 from multispin.models.gguf_file import llama3_factors
 from multispin.models.gguf_trial import try_file
 from multispin.models.llama_cpp import LlamaCppError, LlamaCppModel
+from multispin.models.llama_tokenizer import tokenizer_of
 from multispin.speculation import SamplingParams
 
 THETA = 10000.0
@@ -280,6 +282,53 @@ def test_a_text_begins_as_llama_cpp_lets_it_begin(make_folder, gguf_of, split, b
         key = word(b"tokenizer.ggml.add_bos_token") + struct.pack("<I?", 7, begun)
         path.write_bytes(with_keys(data, reader, key))
     assert load_tokenizer(str(path)).encode("a th") == [*before, 64, 220, 257]
+
+
+SPACES = (" ", "  ", "    ", "\n", "\n\n", "\r\n", "\t")
+
+
+def check_texts(path, parts):
+    """Random texts of these parts are the same ids for transformers and llama.cpp, and random ids the same text."""
+    ours, theirs = load_tokenizer(path), tokenizer_of(LlamaCppModel.load(Path(path), only_vocabulary=True))
+    draw = random.Random(0)
+    texts = ["".join(draw.choices(parts, k=draw.randint(1, 7))) for _ in range(400)]
+    assert {text: ours.encode(text) for text in texts} == {text: theirs.encode(text) for text in texts}
+    assert ours.fingerprint == theirs.fingerprint
+    ids = [draw.choices(range(ours.size), k=draw.randint(1, 5)) for _ in range(400)]
+    assert [*map(ours.decode, ids)] == [*map(theirs.decode, ids)]
+
+
+@pytest.mark.parametrize(
+    "split", ["default", "gpt-2", "smollm", "llama-bpe", "falcon3", "smaug-bpe", "tekken", "qwen2"]
+)
+def test_a_text_is_cut_as_llama_cpp_cuts_it(make_folder, gguf_of, split):
+    """A device with llama.cpp and an edge with transformers read the same prompt, so they write the same text."""
+    words = ("Ġa", "th", "ĊĊ", "ĠĠ", "čĊ", "12", "123", "!!", ".Ċ", "'t", "Ġ1", "aa", "a1", "$1", "=a")
+    merges = ["Ġ a", "t h", "Ċ Ċ", "Ġ Ġ", "č Ċ", "1 2", "12 3", "! !", ". Ċ", "' t", "Ġ 1", "a a", "a 1", "$ 1", "= a"]
+    end = 256 + len(words)
+    ids = {"eos_token_id": end, "bos_token_id": end}
+    folder = make_folder("m", hidden_size=64, words=words)
+    path = gguf_of(folder, "llama", split=split, merges=merges, end_ids=ids)
+    check_texts(path, ["a", "th", "12", "123", "1234", "½", "!!", ".", "'t", "$1", "=", "_", "é", "中", "👍", *SPACES])
+
+
+def test_a_text_is_cut_as_llama_cpp_cuts_it_with_sentencepiece(make_folder, gguf_of):
+    """A space stands before each text, what follows a special token included."""
+    letters = ["▁", *"theainsor.,1!\n", "é", "中"]
+    pieces = ["▁t", "he", "▁the", "in", "▁a", "on", "▁▁", "▁▁▁▁", "th", "or", "▁in", "is", "▁1", "11", *letters]
+    ids = {"bos_token_id": 1, "eos_token_id": 2, "unknown_token_id": 0}
+    path = gguf_of(make_folder("m", hidden_size=64, padding=len(pieces)), "llama", pieces=pieces, end_ids=ids)
+    check_texts(path, ["the", "in", "is", "1", "11", "é", "中", "👍", "▁", "</s>", "<s>", "<unk>", ".", " a", *SPACES])
+
+
+def test_line_feeds_before_a_number_are_the_token_that_the_target_has_learned():
+    tokenizer = load_tokenizer("embedded")
+    assert [tokenizer.decode([token]) for token in tokenizer.encode("List:\n\n1. tea")][-4:] == [
+        "\n\n",
+        "1",
+        ".",
+        " tea",
+    ]
 
 
 def test_a_token_before_each_text_that_transformers_takes_for_a_place_is_refused(make_folder, gguf_of):

@@ -97,7 +97,10 @@ _SPLITS = frozenset(
     {"default", "gpt-2", "smollm", "llama3", "llama-v3", "llama-bpe", "falcon3", "pixtral", "dbrx", "smaug-bpe"}
     | {"tekken", "qwen2", "deepseek-r1-qwen", "megrez"}
 )
-"""Supported ways to split a text before tokenization (`tokenizer.ggml.pre`); transformers ignores all other names."""
+"""Supported ways to split a text before tokenization (`tokenizer.ggml.pre`): those that transformers or `gguf_split`
+knows."""
+SENTENCEPIECE = "sentencepiece"
+"""Stands for such a name where the vocabulary is SentencePiece's: no pattern splits a text."""
 _BEGUN = frozenset({"llama3", "llama-v3", "llama-bpe", "falcon3", "pixtral", "tekken"})
 """Of these, those with which llama.cpp puts the BOS token before a text if `add_bos_token` is absent."""
 _NO_WEIGHTS = frozenset({"I8", "I16", "I32", "I64", "F64"})
@@ -142,6 +145,7 @@ class GgufFacts:
         end_ids: ids that end a text, ascending.
         special: tokens that leave no text.
         begun: whether the BOS token stands before a plain text.
+        split: how to split a text before tokenization, for `gguf_split.set_split`.
 
     """
 
@@ -149,6 +153,7 @@ class GgufFacts:
     end_ids: tuple[int, ...]
     special: tuple[str, ...]
     begun: bool
+    split: str
 
 
 def open_gguf(path: Path, max_values: int = MAX_VALUES) -> "GGUFReader":
@@ -253,6 +258,7 @@ def _facts(path: Path, keys: Mapping[str, Any], tensors: Mapping[str, Any]) -> G
         tuple(sorted(ends)),
         tuple(str(token) for token, kind in zip(names, types, strict=False) if kind == _CONTROL),
         _begun(path, keys),
+        SENTENCEPIECE if keys["tokenizer.ggml.model"] == "llama" else keys.get("tokenizer.ggml.pre", "default"),
     )
 
 

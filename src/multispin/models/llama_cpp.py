@@ -47,6 +47,7 @@ AVX-512; shorter batches equal single steps there bit by bit."""
 _TOLERANCE = 0.02
 """Largest difference between a batch and single steps that passes the self-test, as a share of the logits' range."""
 _PIECE_BYTES = 1024
+_UNKNOWN, _CONTROL, _USER_DEFINED, _BYTE = 1, 8, 16, 32  # bits of a token's attributes in the library
 
 
 class LlamaCppError(InputError):
@@ -81,7 +82,7 @@ def _declare(library: Any) -> None:
         ("llama_kv_cache_seq_cp", [pointer, integer, integer, integer, integer], None),
         ("llama_model_meta_val_str", [pointer, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_size_t], integer),
         ("llama_n_ctx_train", [pointer], integer),
-        ("llama_token_is_control", [pointer, integer], ctypes.c_bool),
+        ("llama_token_get_attr", [pointer, integer], integer),
         ("llama_token_get_text", [pointer, integer], ctypes.c_char_p),
         ("llama_model_is_recurrent", [pointer], ctypes.c_bool),
         ("llama_supports_gpu_offload", [], ctypes.c_bool),
@@ -177,9 +178,20 @@ class LlamaCppModel:
         text: bytes = self._native.llama_token_get_text(self._handle, token)
         return text.decode(errors="replace")
 
-    def is_control(self, token: int) -> bool:
-        """Whether a token is special and stands for no text."""
-        return bool(self._native.llama_token_is_control(self._handle, token))
+    def is_special(self, token: int) -> bool:
+        """Whether a token stands for no text."""
+        return bool(self._attributes(token) & (_UNKNOWN | _CONTROL))
+
+    def is_found_first(self, token: int) -> bool:
+        """Whether a text is searched for a token before it is cut: one that is special, or added by a user."""
+        return bool(self._attributes(token) & (_UNKNOWN | _CONTROL | _USER_DEFINED))
+
+    def is_byte(self, token: int) -> bool:
+        """Whether a token of a SentencePiece vocabulary stands for one byte."""
+        return bool(self._attributes(token) & _BYTE)
+
+    def _attributes(self, token: int) -> int:
+        return int(self._native.llama_token_get_attr(self._handle, token))
 
     def metadata(self, key: str) -> str | None:
         """A text from the file's metadata, such as `tokenizer.chat_template`; None if the file has none."""

@@ -1,6 +1,7 @@
 """The tokenizer that a GGUF file carries, as llama.cpp reads it: no library `tokenizers`."""
 
 from collections.abc import Sequence
+from itertools import groupby
 from typing import NamedTuple
 
 from multispin.models.llama_cpp import LlamaCppError, LlamaCppModel
@@ -29,12 +30,17 @@ class LlamaCppTokens:
     def __init__(self, model: LlamaCppModel) -> None:
         self._model = model
         self._pieces = model.pieces()
-        self._control = frozenset(token for token in range(model.vocabulary_size) if model.is_control(token))
+        ids = range(model.vocabulary_size)
+        self._special = frozenset(token for token in ids if model.is_special(token))
+        self._bytes = frozenset(token for token in ids if model.is_byte(token))
+        space = model.metadata("tokenizer.ggml.add_space_prefix") != "false"
+        self._begins_with_space = space and model.metadata("tokenizer.ggml.model") == "llama"
 
     def self_test(self) -> None:
         """Split a text of tokens from all over the vocabulary; LlamaCppError if its ids stand for another text."""
         step = max(1, len(self._pieces) // _TESTED_TOKENS)
-        tokens = [token for token in range(0, len(self._pieces), step) if token not in self._control]
+        # With SentencePiece's vocabularies the library puts a space behind each of the tokens that it finds first.
+        tokens = [token for token in range(0, len(self._pieces), step) if not self._model.is_found_first(token)]
         text = "".join(piece for token in tokens if (piece := _readable(self._pieces[token])))
         found = b"".join(self._pieces[token] for token in self._model.tokenize(text))
         if found.lstrip(b" ") != text.encode().lstrip(b" "):  # some families put a space before a text
@@ -52,7 +58,7 @@ class LlamaCppTokens:
 
     def get_added_tokens_decoder(self) -> dict[int, _Added]:
         """The special tokens."""
-        return dict.fromkeys(self._control, _Added(special=True))
+        return dict.fromkeys(self._special, _Added(special=True))
 
     def encode(self, text: str, add_special_tokens: bool = True) -> _Encoded:
         """Ids of a text."""
@@ -60,8 +66,18 @@ class LlamaCppTokens:
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         """Text of ids."""
-        skipped = self._control if skip_special_tokens else frozenset[int]()
-        return b"".join(self._pieces[token] for token in ids if token not in skipped).decode(errors="replace")
+        skipped = self._special if skip_special_tokens else frozenset[int]()
+        kept = (token for token in ids if token not in skipped)
+        text = "".join(self._joined(list(run), single) for single, run in groupby(kept, self._bytes.__contains__))
+        return text[1:] if self._begins_with_space and text.startswith(" ") else text
+
+    def _joined(self, ids: Sequence[int], single: bool) -> str:
+        """Text of ids that are all single bytes of a SentencePiece vocabulary, or all something else."""
+        joined = b"".join(self._pieces[token] for token in ids)
+        try:
+            return joined.decode()
+        except UnicodeDecodeError:  # then each of the single bytes becomes a mark, as in the library `tokenizers`
+            return "\N{REPLACEMENT CHARACTER}" * len(joined) if single else joined.decode(errors="replace")
 
 
 def _readable(piece: bytes) -> str:

@@ -24,6 +24,7 @@ from multispin.checks import shown
 from multispin.errors import InputError
 from multispin.models.families import check_family, longest_text
 from multispin.models.gguf_file import read_facts
+from multispin.models.gguf_split import set_split
 from multispin.models.hub import folder_of
 from multispin.models.numbers import FLOATS, INT8, NUMBERS
 from multispin.models.quantised import whole_weights
@@ -243,6 +244,7 @@ def _convert(path: Path, folder: Path) -> None:
         tokenizer.add_special_tokens({"additional_special_tokens": special})
         tokenizer.add_bos_token = facts.begun
         tokenizer.update_post_processor()
+        set_split(tokenizer.backend_tokenizer, facts.split)
         with writing(folder):
             model.save_pretrained(work)
             tokenizer.save_pretrained(work)
