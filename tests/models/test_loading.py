@@ -192,6 +192,7 @@ def test_a_folder_without_a_config_and_a_path_to_nothing_are_refused(tmp_path):
     refused(lambda: load_model(str(tmp_path)), "config.json")
     refused(lambda: load_model(str(tmp_path / "nothing")), "nothing")
     refused(lambda: load_model(str(tmp_path / "nothing.gguf")), "nothing.gguf")
+    refused(lambda: load_model(""), "there is no model ''")
 
 
 @pytest.mark.parametrize(

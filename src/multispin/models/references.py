@@ -84,12 +84,12 @@ def locate(reference: str | Path) -> Path | str:
         return embedded_path()
     whole_characters(reference, f"the name of the model {reference!r}")  # libraries that read models know no other
     path = user_path(reference)
-    is_there = there(path, reference)
+    is_there = bool(reference) and there(path, reference)  # no name is a path to here
     if path.suffix == ".gguf":
         if not path.is_file():
             raise InputError(f"there is no GGUF file {reference}")
         return path
-    if reference and path.is_dir():
+    if is_there and path.is_dir():
         if not (path / "config.json").is_file():
             raise InputError(f"the folder {reference} has no config.json, so it is not a model folder")
         check_sizes(path)
