@@ -85,6 +85,13 @@ def test_without_grants_a_users_time_begins_with_its_first_tokens_which_do_not_c
     assert state.devices["b"].tokens_per_s == 0.0
 
 
+def test_a_play_without_plans_has_a_goodput_and_passes_too():
+    state = played(*(batch(time_s, {"a": (4, 1, 2), "b": (4, 1, 2)}, granted=False) for time_s in (1.0, 2.0, 4.0)))
+    result = result_of(order(Play("streams", "fair")), None, [state], [{"a": True, "b": True}], None)
+    assert result.goodput_tokens_per_s == result.comparison[0].goodput_tokens_per_s == pytest.approx(8 / 3)
+    assert result.rounds == 3
+
+
 def test_the_comparison_is_in_the_time_of_the_site():
     site = DemoSite(SITE, read_site(SITE), 2.0)
     plain = played(*(batch(float(t), {"a": (0, 0, 1), "b": (0, 0, 1)}, granted=t == 0) for t in range(5)))

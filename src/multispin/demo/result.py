@@ -112,9 +112,10 @@ class DemoResult:
         target: reference of the target.
         rule: acceptance rule.
         not_compared: why the texts are not compared with the target's own; None if they are.
-        goodput_tokens_per_s: tokens of the site committed per second between the first grants and the last verdicts.
+        goodput_tokens_per_s: tokens of the site committed per second between the first grants and the last verdicts; in
+            a play without plans, such as streams, the sum of its users' tokens per second.
         predicted_goodput_tokens_per_s: goodput that the plans expected for the same rounds [tokens/s].
-        rounds: number of verified rounds.
+        rounds: number of verified rounds; without plans, of passes in which tokens were committed.
         wall_s: real time from the start signal to the end of the last text [s].
         devices: result of each device.
         round_log: the edge's report of each round, with real times.
@@ -172,15 +173,19 @@ def result_of(
     """
     slower = 1.0 if site is None else site.slower
     play, state, identical = order.plays[order.main], states[order.main], compared[order.main]
+    comparison = tuple(
+        _play_result(site, each, known, same) for each, known, same in zip(order.plays, states, compared, strict=True)
+    )
+    goodput = state.goodput_tokens_per_s * slower if state.rounds else comparison[order.main].goodput_tokens_per_s
     why = f"under {order.rule} a text follows the target's distribution; which text you get depends on the drafts"
     return DemoResult(
         policy=play.policy,
         target=order.target,
         rule=str(order.rule),
         not_compared=None if order.rule in ID_RULES else why,
-        goodput_tokens_per_s=state.goodput_tokens_per_s * slower,
+        goodput_tokens_per_s=goodput,
         predicted_goodput_tokens_per_s=state.predicted_goodput_tokens_per_s * slower,
-        rounds=state.rounds,
+        rounds=state.rounds or state.passes,
         wall_s=state.ended_s - state.began_s,
         devices=tuple(_device_result(device, identical) for device in state.devices.values()),
         round_log=tuple(state.log),
@@ -188,10 +193,7 @@ def result_of(
         mode=play.mode,
         site=None if site is None else site.name,
         slower=slower,
-        comparison=tuple(
-            _play_result(site, each, known, same)
-            for each, known, same in zip(order.plays, states, compared, strict=True)
-        ),
+        comparison=comparison,
     )
 
 

@@ -239,11 +239,8 @@ def expectation(scenario: Scenario) -> str:
 def _own_sentences(result: DemoResult) -> list[str]:
     """Sentences that compare the measured goodput with the predicted one and with the target alone."""
     measured, predicted = result.goodput_tokens_per_s, result.predicted_goodput_tokens_per_s
-    ratio = f", a factor of {measured / predicted:.2f}" if predicted else ""
-    sentences = [
-        f"goodput {measured:.1f} tokens/s measured, {predicted:.1f} predicted by the plans{ratio}; "
-        f"{result.rounds} passes in {result.wall_s:.1f} s"
-    ]
+    plans = f", {predicted:.1f} predicted by the plans, a factor of {measured / predicted:.2f}" if predicted else ""
+    sentences = [f"goodput {measured:.1f} tokens/s measured{plans}; {result.rounds} passes in {result.wall_s:.1f} s"]
     if (alone := result.target_alone_tokens_per_s) is not None:
         sentences.append(
             f"the target alone, writing these texts in one batch on all cores of this machine: {alone:.1f} tokens/s "
