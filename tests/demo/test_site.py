@@ -25,6 +25,11 @@ def test_every_bundled_site_can_be_played():
         assert all(spec.drafter in DRAFT_S for spec in site_crew(scenario, True, (), (), 0))
 
 
+@pytest.mark.parametrize(("slower", "pace"), [(1.0, "in real time"), (2.5, "2.5 times slower than real time")])
+def test_how_fast_a_site_is_played_is_said_in_words(scenario, slower, pace):
+    assert DemoSite("here", scenario, slower).pace == pace
+
+
 @pytest.mark.parametrize("name", [SITE, "a100-27b"])
 def test_by_their_own_numbers_devices_pay_at_the_usual_sites_and_do_not_at_the_h100(name):
     usual, h100 = decide(read_site(name)), decide(read_site("h100-7b"))

@@ -107,7 +107,7 @@ async def _play(order: DemoOrder, states: list[DemoState]) -> DemoSite | None:
                 scenario, order.crew, await crew.time_drafting(TRIED_TOKENS), _usual_draft_s(order), streams
             )
             site = DemoSite(name, scenario, slower)
-            _say(f"the site {name} is played {slower:g} times slower than real time")
+            _say(f"the site {name} is played {site.pace}")
             if site.unplayed:
                 _say(f"ignored, because a running edge has no such setting: {', '.join(site.unplayed)}")
         for play in order.plays:

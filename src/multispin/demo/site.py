@@ -65,6 +65,11 @@ class DemoSite:
             raise InputError(f"{self.name}: the demo cannot emulate multiple_access = 'tdma': leave it out")
 
     @property
+    def pace(self) -> str:
+        """How fast it is played, in words."""
+        return "in real time" if self.slower == 1.0 else f"{self.slower:g} times slower than real time"
+
+    @property
     def unplayed(self) -> tuple[str, ...]:
         """Keys of the site's devices that have no effect, since a running edge has no such settings."""
         devices, usual = self.scenario.devices, Device("any", 1.0, 1.0, 0.0)

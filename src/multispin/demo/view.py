@@ -191,7 +191,7 @@ def _site_sentences(site: DemoSite, result: DemoResult) -> list[str]:
     """Sentences about what is real, what is emulated, and what the site's own numbers predict."""
     verifier = site.scenario.verifier
     sentences = [
-        f"Times are those of the site; it was played {site.slower:g} times slower. Real: models, texts, sockets and "
+        f"Times are those of the site; it was played {site.pace}. Real: models, texts, sockets and "
         "decisions. Emulated, by waiting: "
         f"the engine ({1e3 * verifier.fixed_s:g} ms per pass + {1e3 * verifier.per_device_s:g} per device + "
         f"{1e3 * verifier.per_token_s:g} per token), the drafting times of devices and edge, the band and the "
