@@ -110,8 +110,9 @@ def advise(scenario: Scenario | str | Path) -> Advice:
 
     Returns:
         An option for each way: nobody drafts, the edge's own drafter does, devices do in rounds by each policy or in
-        streams, and the best mixture. Streams are simulated, the others planned, all with the truth known. And from
-        where on devices pay, as one quantity changes. `multispin.control.advice.sentences` puts it into words.
+        streams, and the best mixture. Streams are simulated, the others planned, all with the truth known. Beside them
+        the break-evens: the values of one quantity at which devices begin to pay. `multispin.control.advice.sentences`
+        puts all of it into words.
 
     """
     from multispin.control import Scenario
@@ -130,7 +131,7 @@ class Text:
         slot: the engine's slot that holds it.
         tokens: committed ids, the prompt first.
         prompt_tokens: how many of them are the prompt.
-        drafter: what guesses its next tokens.
+        drafter: drafter of its next tokens.
         params: how the target's next token is drawn.
         max_tokens: longest text after the prompt.
         stop_ids: ids that end the text; the first of them is its last token.
@@ -173,7 +174,7 @@ def open_text(
     Args:
         engine: verification engine that runs the target model.
         prompt: ids of the prompt, at least one.
-        drafter: what guesses the next tokens.
+        drafter: drafter of the next tokens.
         params: how the target's next token is drawn; default: greedy.
         max_tokens: longest text after the prompt; default 256.
         stop_ids: ids that end the text; default: none.
@@ -220,9 +221,9 @@ def _ids(name: str, given: Iterable[int]) -> list[int]:
 def one_pass(engine: Engine, texts: Sequence[Text], draft_length: int = 4) -> list[Outcome]:
     """Draft, verify and commit once: every unfinished text grows by one token or more.
 
-    Each drafter guesses up to `draft_length` tokens; the target reads all drafts in one forward pass; of each draft
-    the tokens up to the first wrong one stand, and one token of the target follows them. What comes out is the
-    target's own text, whatever was drafted: at temperature 0 its argmax, above it a function of the seed.
+    Each drafter proposes up to `draft_length` tokens. The target reads all drafts in one forward pass. In each draft
+    the tokens before the first wrong one are accepted, and one token of the target follows them. The result is the
+    target's own text, whatever was drafted: its argmax at temperature 0, a function of the seed above.
 
     Args:
         engine: verification engine that runs the target model.
@@ -431,10 +432,10 @@ async def generate(
         params: how the target's next token is drawn; default: greedy.
         rule: acceptance rule; default `greedy` at temperature 0 and `coupled` above.
         max_tokens: longest text; default 256.
-        min_tokens: no end of the text before so many tokens; default 0.
-        stops: texts that end the text before them; default none.
+        min_tokens: fewest tokens of the text; default 0.
+        stops: stop strings: generation ends at the first one, which is cut from the text; default none.
         name: how the edge calls this device; default "device".
-        credential: what the edge asks for; default none.
+        credential: credential that the edge asks for; default none.
 
     """
     from multispin.device import DeviceClient, session_url

@@ -19,7 +19,7 @@ SHOWN_NAME = 400
 
 
 def number(name: str, value: object, *, of: str = "", allowed: str = "", at: str = "") -> float:
-    """A finite number, whole or not; a truth value is none.
+    """A finite number, whole or not; True and False are refused.
 
     Args:
         name: name of the field.
@@ -109,14 +109,14 @@ def thread_count(threads: int, name: str = "threads =") -> int:
 
 
 def one_of(name: str, value: object, known: tuple[str, ...], *, of: str = "") -> str:
-    """One of some names."""
+    """A name out of `known`; see `number`."""
     if not isinstance(value, str) or value not in known:
         raise _refused(name, value, f"one of {', '.join(known)}", of)
     return value
 
 
 def shown(value: object, most: int = _SHOWN) -> str:
-    """A value for a message, cut to so many characters: a file may hold values of any size."""
+    """A value for a message, cut to `most` characters, because a file may hold values of any size."""
     try:
         text = repr(value)
     except (ValueError, RecursionError):  # a number of very many digits; very deep lists

@@ -1,4 +1,4 @@
-"""The two kinds of bad news that every room may bring: refused input, and a warning worth a person's time."""
+"""The error for refused input, and the sentence for a missing optional library."""
 
 from importlib.util import find_spec
 
@@ -39,7 +39,7 @@ class InputError(ValueError):
 
 
 def require(module: str) -> None:
-    """InputError if an optional library is not installed; for before long work that needs it at its end."""
+    """InputError if an optional library is not installed. Call it before long work that needs it at the end."""
     if find_spec(module) is None:
         missing = ModuleNotFoundError(f"No module named {module!r}", name=module)
         raise missing_extra(missing) or missing

@@ -23,13 +23,13 @@ from multispin.errors import InputError
 MAX_TEXT_BYTES = 16 * 2**20
 """Most bytes that are read from a file or from standard input; more than any prompt can use."""
 MAX_PIPE_WAIT_S = 20.0
-"""How long a pipe that was named as a file may hold nothing."""
+"""Longest time for which a pipe that was named as a file may hold nothing [s]."""
 
 _COMPLAINT_END = 1000
 """Characters of a very long complaint's beginning, and of its end, that are shown."""
 
 _UNSAFE = "\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff"
-"""Control characters but tab and line feed, separators of lines, overrides of direction, and halves of characters."""
+"""Control characters except tab and line feed, line separators, direction overrides, and lone surrogates."""
 _UNSAFE_IN_TEXT = re.compile(f"[{_UNSAFE}]")
 _UNSEEN = (
     "\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b\u2060-\u2065\u206a-\u206f\u3164\ufeff"
@@ -57,7 +57,7 @@ def decode(data: bytes, source: str) -> str:
         source: where it comes from, as the subject of a sentence: "standard input".
 
     Raises:
-        InputError: they are no such text; the message names the first wrong byte and the remedy.
+        InputError: the bytes are not such text; the message names the first wrong byte and the remedy.
 
     """
     encoding = next((name for mark, name in _MARKS if data.startswith(mark)), "utf-8")
@@ -94,7 +94,7 @@ def read_file(path: Path, most_bytes: int = MAX_TEXT_BYTES, pipe_wait_s: float =
         pipe_wait_s: how long a pipe may hold nothing [s]; default `MAX_PIPE_WAIT_S`.
 
     Raises:
-        InputError: it cannot be read, is too long or no text; the message names it.
+        InputError: the file cannot be read, is too long or is not text; the message names it.
 
     """
     try:
@@ -135,7 +135,7 @@ def _without_waiting(path: str, flags: int) -> int:
 
 
 def _await_writer(file: BinaryIO, path: Path, wait_s: float) -> None:
-    """Of a pipe that was named as a file, wait for what is written into it; InputError if nothing is."""
+    """Wait until something is written into a pipe that was named as a file; InputError if nothing is."""
     if not hasattr(os, "O_NONBLOCK"):  # Windows
         return
     if stat.S_ISFIFO(os.fstat(file.fileno()).st_mode) and not select.select([file], [], [], wait_s)[0]:
@@ -152,7 +152,7 @@ def user_path(text: str) -> Path:
 
 
 def json_value(text: str, source: str) -> Any:
-    """The value in a JSON text; InputError for one that is damaged, nested too deeply or holds an endless number."""
+    """The value in a JSON text; InputError if it is damaged, nested too deeply or holds an overlong number."""
     try:
         return json.loads(text)
     except RecursionError:
@@ -175,7 +175,7 @@ def toml_value(value: object) -> str:
 
 
 def whole_characters(text: str, source: str) -> str:
-    """The text itself; InputError if it holds halves of characters, as bytes of a command line that are no text."""
+    """The text itself; InputError for lone surrogates, which stand for bytes of a command line that are not text."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -221,10 +221,10 @@ def never_fails(*streams: TextIO) -> None:
 
 
 class _Unheard(io.FileIO):
-    """A descriptor on which writing never fails: what nobody can read is lost."""
+    """A descriptor on which writing never fails: what cannot be written is lost."""
 
     def write(self, data: Any) -> int:
-        """Write, or do not."""
+        """Write the data if that is possible, and always report success."""
         written = None
         with contextlib.suppress(OSError):
             written = super().write(data)
@@ -232,7 +232,7 @@ class _Unheard(io.FileIO):
 
 
 def unheard(stream: TextIO) -> TextIO:
-    """A stream for remarks, to which writing never fails: not on a full disk, nor where nobody reads any more.
+    """A stream for remarks. Writing to it never fails, even on a full disk or after its reader has gone.
 
     Args:
         stream: standard error; one without a descriptor of its own is returned as it is.
@@ -247,7 +247,7 @@ def unheard(stream: TextIO) -> TextIO:
 
 
 def complain(message: str, who: str = "multispin") -> None:
-    """Say something on standard error in one line, or nothing where nobody can read it: a full disk, a closed end.
+    """Print one line on standard error; do nothing where that is impossible (a full disk, a reader that has gone).
 
     A very long message, which quotes a very long value, is cut in its middle: its end says what is wrong.
     """

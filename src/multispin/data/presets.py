@@ -38,7 +38,7 @@ class EnginePreset:
 
 @dataclass(frozen=True)
 class DevicePreset:
-    """How fast a device drafts, and how often that is accepted.
+    """How fast a device drafts, and how often its tokens are accepted.
 
     Attributes:
         title: device and drafter.

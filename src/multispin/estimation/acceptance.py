@@ -5,7 +5,7 @@ import math
 from multispin.checks import MOST, between, positive, whole, within
 
 MOST_TOKENS = 2**31
-"""Longest draft that is learned from; none is as long."""
+"""Longest draft that `observe` takes; real ones are far shorter."""
 
 
 class AcceptanceEstimator:
@@ -20,7 +20,7 @@ class AcceptanceEstimator:
     Args:
         prior_rate: mean of α before anything is observed; default 0.6.
         prior_trials: how many trials that is worth, at least 1; default 4.0.
-        half_life_trials: after as many trials an observation counts half; infinite to forget nothing; default 100.0.
+        half_life_trials: trials after which an observation counts half; infinite forgets nothing; default 100.0.
 
     """
 
@@ -35,7 +35,7 @@ class AcceptanceEstimator:
         self._rejected = (1 - prior_rate) * (prior_trials - 1)
 
     def observe(self, drafted: int, accepted: int) -> None:
-        """Learn from one round; one without drafted tokens says nothing.
+        """Learn from one round; a round without drafted tokens changes nothing.
 
         Args:
             drafted: L, tokens drafted and verified.

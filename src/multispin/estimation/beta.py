@@ -91,5 +91,5 @@ def _log_density(a: float, b: float, x: float) -> float:
 
 
 def _kept(value: float) -> float:
-    """The value, moved off 0."""
+    """The value, or a tiny one instead of 0: Lentz's method divides by it."""
     return value if abs(value) > _TINY else _TINY

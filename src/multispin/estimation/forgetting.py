@@ -109,7 +109,7 @@ class ForgettingMedian:
         self._logs.append(log)
         insort(self._sorted, (log, self._observed))
         self._observed += 1
-        if log != self._median_log:  # more of the same moves no median
+        if log != self._median_log:  # another value at the median does not move it
             self._median_log = None
 
     @property

@@ -19,7 +19,7 @@ class LinkEstimator:
 
     Args:
         prior_spectral_efficiency: belief before anything is observed [bit/s/Hz]; it counts as two frames.
-        half_life_frames: after as many frames an observation counts half; default 8.0.
+        half_life_frames: frames after which an observation counts half; default 8.0.
 
     """
 
@@ -30,7 +30,7 @@ class LinkEstimator:
         self._most = max(MOST_EFFICIENCY, prior_spectral_efficiency)
 
     def observe(self, bits: float, bandwidth_hz: float, seconds: float) -> None:
-        """Learn from one frame; no bits or no band say nothing.
+        """Learn from one frame; a frame without bits or band changes nothing.
 
         Args:
             bits: size of the frame [bit].

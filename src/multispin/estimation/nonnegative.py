@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _ROUNDING = 1e-12
-"""How far below 0, relative to the largest coefficient, is rounding."""
+"""A coefficient below 0 by at most this share of the largest one is a rounding error."""
 
 
 def nonnegative_least_squares(matrix: NDArray[np.float64], target: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -45,7 +45,7 @@ def nonnegative_least_squares(matrix: NDArray[np.float64], target: NDArray[np.fl
 def nonnegative_minimum(gram: Sequence[Sequence[float]], moment: Sequence[float]) -> list[float]:
     """The x ≥ 0 with the least xᵀG x − 2 mᵀx: least squares from its normal equations, G = AᵀA and m = Aᵀb.
 
-    For coefficients that are wanted often: no array is made, so that it takes microseconds.
+    For fits that are made often: it makes no arrays, so it takes microseconds.
 
     Args:
         gram: G, [n, n], positive definite and well enough conditioned for normal equations (a ridge sees to that).
@@ -75,7 +75,7 @@ def nonnegative_minimum(gram: Sequence[Sequence[float]], moment: Sequence[float]
 
 
 def _solved(rows: list[list[float]], right: list[float]) -> list[float]:
-    """Solve a positive definite system by elimination; both arguments are used up."""
+    """Solve a positive definite system by elimination; both arguments are overwritten."""
     count = len(right)
     for k in range(count):
         for i in range(k + 1, count):

@@ -14,8 +14,8 @@ LEAST_PRIOR = 0.01  # share of the prior that stays, to settle what frames of on
 HUBER_SHARE = 0.3  # relative residual beyond which a frame loses influence
 REFITS = 3  # with new weights of the residuals
 QUARTILE = 0.25  # of the slopes between pairs of frames
-LEAST_PAIRS = 4  # frames of different lengths that tell what was not said of drafting
-PAIRS_EVERY = 4  # and pairs are looked at once in so many frames, which is most of the time of a fit
+LEAST_PAIRS = 4  # fewest pairs of drafts of different lengths that show unreported drafting time
+PAIRS_EVERY = 4  # pairs are looked at once in this many frames: they take most of the time of a fit
 
 
 class RoundTripEstimator:
@@ -27,13 +27,13 @@ class RoundTripEstimator:
     but keeps `LEAST_PRIOR`: frames of one size cannot tell delay from rate, so that the claim then gives the rate.
     r is at most `MOST_EFFICIENCY`, or what is claimed: a link that is faster still is not limited by its band.
 
-    A device may understate what drafting takes it. Then a longer draft comes later than its size explains, so time that
-    grows with the drafted tokens, beyond 1/r, is drafting that was not told. Of the slopes between all pairs of frames
-    the lower quartile is taken: jitter of an honest link hardly ever makes three quarters of them positive.
+    A device may understate its drafting time. Then a longer draft comes later than its size explains: time that grows
+    with the drafted tokens, beyond 1/r, is unreported drafting. The estimate is the lower quartile of the slopes
+    between all pairs of frames: jitter of an honest link hardly ever makes three quarters of them positive.
 
     Args:
         prior_spectral_efficiency: r before anything is observed [bit/s/Hz], worth two frames.
-        half_life_frames: after as many frames an observation counts half; default 8.
+        half_life_frames: frames after which an observation counts half; default 8.
 
     """
 
@@ -74,12 +74,12 @@ class RoundTripEstimator:
 
     @property
     def spectral_efficiency(self) -> float:
-        """R [bit/s/Hz]."""
+        """The estimate of r [bit/s/Hz]."""
         return 1.0 / self._found()[1]
 
     @property
     def untold_s_per_token(self) -> float:
-        """Time of drafting a token beyond what the device says [s]."""
+        """Drafting time of a token that the device does not report [s]."""
         self._found()
         return self._untold_s
 
@@ -122,7 +122,7 @@ class RoundTripEstimator:
         delay, slope = 0.0, self._prior
         for step in range(REFITS):
             a = b = c = u = v = 0.0
-            trusted = True  # each of them in full
+            trusted = True  # whether all frames count in full
             for weight, asked, seconds in frames:
                 if step:
                     residual = abs(seconds - delay - slope * asked) / seconds
@@ -134,7 +134,7 @@ class RoundTripEstimator:
                 c += weighted * asked
                 u += weight * seconds
                 v += weighted * seconds
-            if step and trusted:  # as in the first step
+            if step and trusted:  # the weights are those of the first step
                 break
             c += ridge / self._prior**2
             v += ridge / self._prior

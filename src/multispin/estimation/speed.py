@@ -13,7 +13,7 @@ class DraftSpeedEstimator:
 
     Args:
         prior_seconds_per_token: belief before anything is observed [s]; it counts as two rounds.
-        half_life_rounds: after as many rounds an observation counts half; default 8.0.
+        half_life_rounds: rounds after which an observation counts half; default 8.0.
 
     """
 
@@ -23,7 +23,7 @@ class DraftSpeedEstimator:
         self._median = ForgettingMedian(prior_seconds_per_token, half_life=half_life_rounds)
 
     def observe(self, drafted: int, seconds: float) -> None:
-        """Learn from one draft; no tokens say nothing.
+        """Learn from one draft; a draft without tokens changes nothing.
 
         Args:
             drafted: number of tokens that were drafted.

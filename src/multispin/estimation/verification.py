@@ -17,11 +17,11 @@ from multispin.estimation.forgetting import (
 )
 from multispin.estimation.nonnegative import nonnegative_minimum
 
-PRIOR_SPREAD = 0.1  # relative, of one latency, before any was seen; a greater one drowns what the first passes show
+PRIOR_SPREAD = 0.1  # relative, of one latency, before any was seen; a greater one hides what the first passes show
 LEAST_SPREAD = 0.01  # relative: nothing is measured better than this
 HUBER_DEVIATIONS = 1.5  # residuals beyond as many standard deviations lose influence
 REWEIGHTINGS = 8  # at most; two or three are usual
-PRIOR_SHAPE = 0.1  # weight of the prior's shape; a machine may have 8 of its factors, where the weight counts 49 times
+PRIOR_SHAPE = 0.1  # weight of the prior's shape; small, as a factor of 8 on it costs (8 − 1)² = 49 times the weight
 LEAST_PRIOR_SHAPE = 1e-3  # share of the prior's shape that stays, to settle what the data leave open
 SHORTEST_PASS_S = 1e-4  # the event loop's clock may tell milliseconds only, and shows a shorter pass as zero
 FIT_EACH, FIT_EVERY = 64, 4
@@ -49,7 +49,7 @@ class VerificationEstimator:
         fixed_s: prior for the cost of a batch [s]; default 0.03.
         per_device_s: prior for the cost of a device in it [s]; default 0.005.
         per_token_s: prior for the cost of a token fed [s]; default 0.002.
-        half_life_rounds: after as many rounds an observation counts half; default 32.0.
+        half_life_rounds: rounds after which an observation counts half; default 32.0.
 
     """
 
@@ -137,8 +137,8 @@ class VerificationEstimator:
         shape_s = scale * self._prior_s
         terms = features * shape_s  # so that the unknowns are factors around 1
         ridge = max(PRIOR_SHAPE * prior_weight, LEAST_PRIOR_SHAPE)
-        # From what the batches say, as if all were measured well. From the prior's shape on, the first batches of a
-        # machine of another shape would all count as outliers.
+        # Reweighting begins with a fit in which every batch counts in full. If it began with the prior's shape, the
+        # first batches of a machine of another shape would all count as outliers.
         spread, none = LEAST_SPREAD, np.zeros(len(data))
         factors = _step(terms, seconds, np.maximum(seconds, terms.sum(axis=1)), none, age, spread, ridge)
         for _ in range(REWEIGHTINGS):

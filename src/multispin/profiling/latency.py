@@ -92,9 +92,12 @@ def measure_latency(
     most = max(devices for devices, _ in grid)
     longest = max(length for _, length in grid)
     if most > engine.slots:
-        raise InputError(f"a batch of {most} devices does not fit {engine.slots} slots")
+        raise InputError(f"a batch of {most} devices exceeds the engine's {engine.slots} slots: use smaller batches")
     if context + longest + 2 > engine.max_length:
-        raise InputError(f"{context} tokens and a draft of {longest} do not fit texts of {engine.max_length}")
+        raise InputError(
+            f"{context} tokens of context and a draft of {longest} exceed the engine's max_length = "
+            f"{engine.max_length}: use a shorter context or shorter drafts"
+        )
     params = SamplingParams()
     generator = np.random.default_rng(0)
     text = [int(token) for token in generator.integers(0, engine.vocabulary_size, context + longest + 1)]

@@ -69,7 +69,7 @@ def measured_scenario(
 
 
 def measured_format(vocabulary_size: int) -> DistributionFormat:
-    """How the distributions are written whose bits the modes of a measured scenario have."""
+    """The format of distributions that gives the modes of a measured scenario their bits."""
     return DistributionFormat(vocabulary_size, min(_RETAINED, vocabulary_size), _PROBABILITY_BITS)
 
 
