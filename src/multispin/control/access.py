@@ -23,11 +23,12 @@ class MultipleAccess:
     Attributes:
         name: the value of `cell.multiple_access`.
         splits_band: whether devices have parts of the band, so that its split is a choice.
-        draft_time: φ, the shortest time in which all drafts can be there, [...] [s].
-        shares: share of the band in which each device sends then, [..., K]; 0 for those without a draft.
-        token_latency: of T_k, upload time and snr: φ if everybody drafts one token, round trips aside [s].
-        starts: of the times at which K drafts are ready and their upload times [s]: when each device begins to send;
-            None where nobody has to wait for a turn.
+        draft_time: computes φ, the shortest time until all drafts have arrived, [...] [s].
+        shares: computes each device's share of the band for that, [..., K]; 0 for those without a draft.
+        token_latency: computes φ from T_k, upload times and snr if every device drafts one token, without round trips
+            [s].
+        starts: computes when each device begins to send, from the times at which K drafts are ready and their upload
+            times [s]; None where nobody has to wait for a turn.
 
     """
 

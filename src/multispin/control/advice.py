@@ -31,9 +31,10 @@ from multispin.control.who import DEVICE, EDGE, ROUND_MODES, Decision
 from multispin.errors import InputError
 
 STREAMS_MATTER = 0.05
-"""The same for streams: more, as chance moves simulated goodput by some percent and a real edge has to learn."""
+"""Devices are said to pay in streams if they add this share to the goodput of the edge alone. It exceeds `PAYING_SHARE`
+because chance moves simulated goodput by some percent and a real edge has to learn."""
 _SEEDS = 2
-"""A site is simulated with this many seeds, a point of a curve with one."""
+"""Number of seeds with which a site is simulated; a point of a curve takes one."""
 _STREAMED_USERS = 64
 """Most users with whom streams are simulated for a curve, beside the site's own number."""
 
@@ -99,7 +100,7 @@ class Advice:
     Args:
         options: plain, the edge's drafts if it has a drafter, rounds by each policy, streams if they were asked for,
             and the best mixture of all but streams.
-        break_evens: one for each quantity; from where on devices pay in rounds, or in a mixture of rounds and others.
+        break_evens: for each quantity the value at which devices begin to pay in rounds, or in a mixture with rounds.
         devices_pay: whether devices add at least `PAYING_SHARE` to the goodput of the edge alone, or `STREAMS_MATTER`
             in streams.
         skipped: policies that do not fit the site, "streams" among them, with the reason.

@@ -90,7 +90,7 @@ def algorithm1(problem: Problem, grid: int = GRID) -> tuple[Ints, int]:
         worth = np.nan_to_num(worth, posinf=0.0) * problem.weight
         highest = float(((phi_high - T) ** 2 / (a * phi_high) * worth).max())
         if problem.snr is not None:
-            # Such a device's first token costs less than a linear rate has it: up to its whole worth per cost.
+            # With a noise density the first token costs less than at a linear rate: λ may be its gain per cost.
             searched = searched | ~np.isnan(problem.snr)
             first = needed_share(a, phi_high - T - least_upload_s(a, problem.snr), problem.snr)[0]
             highest = max(highest, float((problem.weight * (problem.tokens[1] - 1.0) / first).max()))

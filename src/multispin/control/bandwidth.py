@@ -9,7 +9,7 @@ from multispin.control.rate import least_upload_s, needed_share
 _STEPS = 60
 """Newton steps at most; from the left of the root they converge quadratically, and six are usual."""
 _CLOSE = 1e-9
-"""A relative step so short is the last: what it leaves is about its square, as no pole of f is nearer than x."""
+"""A relative step shorter than this is the last: the rest is about its square, as no pole of f is nearer than x."""
 
 
 def draft_time(
@@ -95,7 +95,7 @@ def makespan(ready_s: Floats, upload_s: Floats) -> Floats:
 
     Args:
         ready_s: times at which the devices have drafted [s], [..., K].
-        upload_s: its upload time over the whole band [s], [..., K].
+        upload_s: upload times of their drafts over the whole band [s], [..., K].
 
     Source: Lawler, Management Science 19 (1973) 544, for 1 | r_j | C_max.
     """
@@ -145,7 +145,7 @@ def _ready_and_headroom(
         ready = ready + least_upload_s(upload, snr)
     slack = ready.max(axis=-1, keepdims=True) - ready
     divisor = np.where(nobody, 1.0, total)
-    # Left of the root: what device k alone needs, x = u_k − d_k, and what Cauchy and Schwarz need of all.
+    # Two bounds left of the root: x = u_k − d_k of device k alone, and one for all devices by Cauchy and Schwarz.
     x = np.maximum((upload - slack).max(axis=-1), total - (upload * slack).sum(axis=-1) / divisor)
     x = np.where(nobody, 1.0, x)
     if snr is not None:

@@ -14,8 +14,8 @@ FIXED_LENGTH = 8
 def next_length(previous: int, drafted: int, accepted: int, *, shortest: int = 1, longest: int = 25) -> int:
     """The +2/−1 rule: two more tokens after a draft that was accepted whole, one fewer otherwise.
 
-    Knows neither times nor bandwidth. A pure function, so that a simulator may hold the state; a round in which
-    nothing was drafted teaches nothing and changes nothing.
+    It knows neither times nor bandwidth. A pure function, so that a simulator may hold the state. A round without a
+    draft changes nothing.
 
     Args:
         previous: length that the device was told last [tokens].

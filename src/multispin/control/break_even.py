@@ -1,4 +1,4 @@
-"""Break-evens: from where on would devices pay, if one quantity of a site changed and all else stayed the same?
+"""Break-evens: at which value of one quantity of a site would devices begin to pay, if all else stayed the same?
 
 Pure functions of a scenario, by the planner's model and in rounds.
 """
@@ -153,7 +153,7 @@ def _users(scenario: Scenario) -> BreakEven:
     good = [pays(with_users(scenario, n)) for n in counts]
     if all(good) or not any(good):
         return BreakEven("users", "always" if good[0] else "never", None, here)
-    # What is told is the border beside the site's own number, should there be several.
+    # Of several borders the one nearest to the site's own number is reported.
     borders = [i for i in range(len(counts) - 1) if good[i] != good[i + 1]]
     index = min(borders, key=lambda i: abs(math.log(counts[i] * counts[i + 1]) / 2 - math.log(here)))
     low, high, begins = counts[index], counts[index + 1], good[index + 1]

@@ -41,9 +41,9 @@ def sparing_wait_s(latest: ArrayLike, others: ArrayLike, awaited: int, planned_s
 
     `best_wait_s` takes every draft for a draw from all that was seen. One of five devices that always comes at twice
     the planned time is then a fifth of all drafts, and seems worth waiting for. But in truth each round waits for it,
-    and gets one draft more. So here its drafts are told from the others'. Their goodput is F(c) over
+    and gains one draft. So here its drafts count apart from the others'. The others' goodput is F(c) over
     φ ∫₀ᶜ (1 − F(x)^(K−1) G(x)) dx + T_ver, where G is the distribution of the latest device's X. If they keep at least
-    `SPARED` of the best that any c gives them, the wait is that of `best_wait_s`, else it is the one that is best for
+    `SPARED` of the best that any c gives them, the wait is that of `best_wait_s`; otherwise it is the best wait for
     them.
 
     Args:

@@ -1,4 +1,4 @@
-"""TOML documents in: a bounded reader, and dataclasses from tables, with refusals that say the file and the line."""
+"""Reads TOML documents of bounded size and makes dataclasses of their tables; refusals name the file and the line."""
 
 import copy
 import re

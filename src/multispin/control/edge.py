@@ -108,7 +108,7 @@ class EdgeTables:
     def best_lengths(self, *, fair: bool, members: Mask | None = None) -> Ints:
         """Drafts of the edge, [K], that are best for passes of these members, or of everybody, alone.
 
-        Others get what they would at the same prices.
+        The other sessions get the lengths that are best at the same prices.
 
         A step of the drafter is worth what all sessions gain by it less its time at the price of time, and a session
         takes part while its own gain is worth its own time. Gains fall from step to step, so at a given price the best

@@ -14,9 +14,9 @@ from multispin.control.exact.fluid import fluid
 from multispin.control.scenario import Scenario
 
 STEPS = 4
-"""Linear programs that are solved each time …"""
+"""Linear programs that one call solves."""
 STEP = 0.25
-"""… and the part of the way that is gone to the answer of each, once there is something to begin with."""
+"""Share of the way to the answer of each that is gone, once there are goodputs to begin with."""
 
 
 def fairly_weighted(scenario: Scenario, before: Mapping[str, float] | None = None) -> tuple[Scenario, dict[str, float]]:

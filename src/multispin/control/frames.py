@@ -8,9 +8,9 @@ from multispin.control.who import DEVICE, Decision, decide
 FRAME_BITS = 176.0
 """Overhead of a frame beside its ids [bit], as measured. Streams send more frames than rounds do."""
 PLAN_EFFORT = 5e6
-"""Bounds each plan, see `plan`."""
+"""Most work for each plan, `max_effort` of `plan`."""
 _MOST_PLANS = 6
-"""Lengths are found by then; in tries three plans were enough."""
+"""Most plans until the lengths stay the same; three were enough in trials."""
 
 
 def decide_with_frames(scenario: Scenario, policy: str = "heterogeneous", mode: str = "mixture") -> Decision:

@@ -117,11 +117,11 @@ class MixtureSearch:
         length = np.arange(problem.reach)[:, None]
         self._options = (length == 0) | (length >= np.maximum(problem.shortest, 1)) & (length <= problem.longest)
         plain_s = verification_s(*(self._fixed_s, self._per_device_s, self._per_token_s), problem.size, problem.size)
-        # Who drafts has it while the edge goes on without them, unless least goodputs are given or the policy is fair.
+        # What a drafting session keeps beside extra passes, unless least goodputs are given or the policy is fair.
         self._least_per_s = LEAST_OF_PLAIN / plain_s
         self.best: Mixture | None = None
         self._left = _ENTRIES
-        self._usual_drafts: dict[bytes, Ints] = {}  # by the others, who are often the same
+        self._usual_drafts: dict[bytes, Ints] = {}  # by the set of the others, which often recurs
         self._improved: set[bytes] = set()  # choices that sweeps have begun with
 
     def score(self, lengths: Ints, edge_lengths: Ints) -> _ScoredCandidates:
@@ -235,7 +235,7 @@ class MixtureSearch:
                         self._phases(guess)
                 tried, guesses = guesses, [self.best]
         else:
-            self._phases(self.best)  # somebody may have to be left out, and the others' drafts to change with that
+            self._phases(self.best)  # to leave a device out may pay now, and changes the others' drafts
         for start in (self.best, *begun) if not warm and self.problem.size <= _FEW else (self.best,):
             self._improve(start)
         return self.best

@@ -18,7 +18,7 @@ PLACE_KEYS = ("distance_m", "transmit_dbm")
 class Radio:
     """How a signal fades on its way to the server, the `[radio]` table.
 
-    p g / N₀ with g = gain_at_1m · d^(−exponent). What is left out is that of the preset of arXiv 2608.29618.
+    p g / N₀ with g = gain_at_1m · d^(−exponent). It neglects the same as the preset of arXiv 2608.29618.
 
     Args:
         noise_dbm_per_hz: noise density N₀ at the server [dBm/Hz]; default −169.0.

@@ -66,7 +66,7 @@ class Policy:
 
 @dataclass(frozen=True)
 class _Task:
-    """A question to a policy."""
+    """The arguments of one call of a policy."""
 
     scenario: Scenario
     problem: Problem
@@ -242,7 +242,7 @@ def _infeasible(task: _Task) -> InfeasibleError:
     worst = int(np.argmin(reach))
     got = problem.expected(lengths)[worst] / best.round_s
     return InfeasibleError(
-        f"min_goodput_tokens_per_s is infeasible for all devices together, the best possible is "
+        f"min_goodput_tokens_per_s is infeasible for all devices together; the best possible is "
         f"{100 * fraction:.1f} % of what each asks for (device {scenario.devices[worst].name!r} would get "
         f"{got:.3g} of {need[worst]:.3g} tokens/s)",
         best,
@@ -286,7 +286,7 @@ def _centralized(task: _Task) -> Plan:
     step_s = task.scenario.verifier.draft_seconds_per_token
     if step_s is None:
         raise InputError("policy 'centralized' needs verifier.draft_seconds_per_token, which is not given")
-    # Nothing goes up, so nothing of it is refused.
+    # Devices upload no drafts, so no time follows a refused one.
     task = replace(task, problem=replace(task.problem, after_s=None))
     lengths = baselines.centralized(task.problem, step_s)
     time = float(lengths.max()) * step_s + float(task.problem.verification_s(lengths))

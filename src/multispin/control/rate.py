@@ -37,7 +37,7 @@ def needed_share(upload_s: Floats, room_s: Floats, snr: Floats | None) -> tuple[
     Linear: share = u / room. Otherwise the share is σ/x, x the root of ln(1 + x) = y x, y = κ u / (κ u + room): a
     branch of Lambert's W, −W₋₁(−y e^(−y)) = y (1 + x). Newton's method starts from a bound above the root
     (Chatzigeorgiou, IEEE Communications Letters 17 (2013) 1505), so that the share is never overstated. Digits are
-    lost as the room vanishes, one for each that it is smaller than the time.
+    lost as the room vanishes: one for each power of ten by which it is smaller than the time.
 
     Args:
         upload_s: u, with the whole band [s].

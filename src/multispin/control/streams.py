@@ -47,21 +47,21 @@ from multispin.control.latency import verification_s
 from multispin.control.scenario import EdgeDrafter, Verification
 
 WAIT_PRICE = 1.5
-"""Time for which a pass is put off costs this many times λ: what is expected may not come, and the others wait too."""
+"""Waiting before a pass costs this many times λ: expected drafts may not come, and the other sessions wait too."""
 LEAST_WAIT_S = 0.001
-"""Shortest time for which `choose` waits [s]: what is expected at once may be late."""
+"""Shortest time for which `choose` waits [s]: drafts that are expected at once may be late."""
 WAITS = 4
 """A pass that begins now is compared with passes that begin at this many expected arrivals, at most."""
 SLACK_TOKENS = 2.0
-"""A session may be short of its floor by this much before its tokens count more [tokens] …"""
+"""A session may be short of its floor by this much before its tokens count more [tokens]."""
 DOUBLES_TOKENS = 1.0
-"""… and with each further shortfall of this size they count twice as much [tokens]."""
+"""With each further shortfall of this size they count twice as much [tokens]."""
 FLOOR_COSTS = 0.03
-"""A session that is short of plain decoding may cost the others this share of their tokens per second …"""
+"""A session that is short of plain decoding may cost the others at most this share of their tokens per second."""
 MOST_OWED = (16.0, 4.0, 1.0, 0.25, 0.0)
-"""… and where it would cost more, π_k of all who are short is at most one of these, the first at which it does not."""
+"""Limits of π_k where a session would cost more: the first at which it does not applies to all who are short."""
 MOST_OWED_WAITING = 3.0
-"""Where a pass may be put off π_k is at most this: one bad device does not forbid others to wait for each other."""
+"""Limit of π_k where a pass may be put off: one bad device does not keep the others from waiting for each other."""
 
 
 class Candidate(NamedTuple):
@@ -297,9 +297,9 @@ class _PendingTable:
         drafts_on = self._rate > 0.0
         self._token_worth = np.where(drafts_on, token_worth, 0.0)
         self._lost = np.where(drafts_on, restart_worth, 0.0)
-        if edge_drafter is not None:  # a contradicted device hears of it when the edge has drafted, too
+        if edge_drafter is not None:  # a contradicted device hears of it only after the edge has drafted
             self._lost = self._lost + self._token_worth * self._rate * edge_drafter.fixed_s * edge
-        self._vain = np.minimum(self._token_worth * edge, self._lost)  # it may begin again just as well
+        self._vain = np.minimum(self._token_worth * edge, self._lost)  # instead, the device may start over
         self._survives = alpha ** (edge + 1.0)
         # The n-th token of the device gains w α^n, and takes as much from what comes after it as that is less likely.
         after = self._extra + (self._lost - self._vain) * self._survives / np.maximum(self._weight, 1e-200)
@@ -360,8 +360,8 @@ class _PendingTable:
         """
         if for_all_s < LEAST_WAIT_S:
             return 0.0
-        # What is expected at once may be late by a little. What should have come already is not waited for: of a device
-        # behind a long way all frames may be late, and each pass would begin later in vain.
+        # Drafts that are expected at once may be late by a little. Overdue drafts are not waited for: all frames of a
+        # device with a long delay may be late, and each pass would begin later in vain.
         come_s = sorted(max(LEAST_WAIT_S, next_s) for next_s in self.next_s.tolist() if 0.0 < next_s <= for_all_s)
         longer_s = (for_all_s - for_few_s) / len(self.next_s) ** 2
         soon_s = sorted({wait_s for k, wait_s in enumerate(come_s, 1) if wait_s <= for_few_s + k * k * longer_s})

@@ -165,7 +165,7 @@ def _of_mixture(
     made = search.search(starts, warm=warm)
     drafting = made.lengths > 0
     if not row.chooses_modes and drafting.any():
-        # Policies that choose no lengths for each device: who drafts is decided above, and how much is theirs.
+        # Policies that choose no length for each device: the mixture decides who drafts, the policy how much.
         lengths = np.where(drafting, _by_policy(first, row, drafting, pure[-1]), 0)
         search = MixtureSearch(first, problem, fair=row.fair, equal_bands=row.equal_bands, edge=tables)
         search.offer(lengths[None], made.edge_lengths[None])

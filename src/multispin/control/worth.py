@@ -12,11 +12,11 @@ from multispin.control.exact.fluid import fluid
 from multispin.control.scenario import Scenario
 
 PRICE_MEMORY_S = 5.0
-"""The weight of an observed price of time falls to 1/e after this time [s] …"""
+"""Time after which the weight of an observed price falls to 1/e [s]."""
 PRICE_MEMORY_PASSES = 36.0
-"""… or after this many passes, if these take longer: a site that is played more slowly remembers as many."""
+"""Passes after which it does, if these take longer: a site that the demo slows down then remembers as many."""
 ATTAINED = 0.75
-"""Share of the best rates' goodput that streams are taken to reach at least; seen are 0.72 to 0.9."""
+"""Share of the best rates' goodput that streams are taken to reach at least; 0.72 to 0.9 were measured."""
 DEVICES_ATTAIN = 0.33
 """A device's time is worth all that the best rates say if devices add this share of what they add in these rates."""
 
@@ -54,7 +54,7 @@ def learned_price(price: Price, tokens: float, seconds: float, pass_s: float = 0
 
 @dataclass(frozen=True)
 class SessionWorth:
-    """The part of the best rates that `Ready` and the device need.
+    """The part of the best rates that a `Candidate` and the device need.
 
     Args:
         bandwidth_hz: part of the band by the best rates, B_k [Hz].

@@ -46,7 +46,7 @@ _SLACK = 1e-7
 _LONGEST_S = 1e6
 """A ride counts as at most this much of its device's time, [s]: the solver takes no numbers that are much larger."""
 _OVER = 1e-4
-"""The search for tangents ends when rates need at most this share of the band too much; then they are scaled to fit."""
+"""The search for tangents ends when rates exceed the band by at most this share; then they are scaled to fit."""
 
 
 @dataclass(frozen=True)
@@ -201,7 +201,7 @@ class _Program:
         busy_s = self.lengths[:, None] * problem.seconds_per_token + (1.0 - alive) * lost_s
         self.busy_s: Floats = np.minimum(busy_s, _LONGEST_S)
         self.busy_s[:, 0] = 0.0  # who drafts nothing has nothing to lose
-        # With passes of at least this length, no more fit into a second.
+        # No pass is shorter than this, so no more of them fit into a second.
         self.most_passes = 1.0 / (verifier.fixed_s + float(ride_s[0]))
         self.plain: Floats = np.full(size, (1.0 - _SLACK) / (verifier.fixed_s + size * float(ride_s[0])))
 
@@ -354,5 +354,5 @@ class _Program:
         can = room > 0
         share, fall = needed_share(problem.upload_s, np.where(can, room, 1.0), problem.snr)
         share, slope = np.where(can, share, np.inf), np.where(can, fall / used**2, np.inf)
-        # At rate 0, what a line through 0 with the slope of an infinite band asks for, which is too little.
+        # The tangent at rate 0 has the slope of an infinite band. It understates the share, so the bound holds.
         return np.where(rate > 0, share, 0.0), np.where(rate > 0, slope, least)

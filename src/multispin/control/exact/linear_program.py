@@ -60,7 +60,7 @@ class LinearProgram:
 
         """
         try:
-            import highspy  # what never solves one, --help included, need not wait for it
+            import highspy  # here, so that commands that solve nothing, such as --help, do not wait for it
         except ImportError as error:
             raise InputError(f"plans need the library HiGHS ({error}): pip install highspy") from None
 

@@ -23,10 +23,9 @@ from multispin.control.problem import Problem
 from multispin.control.uniform import homogeneous
 
 EXACT_SIZE = 32
-"""Up to this many devices (counted once for every mode) the search always runs to the optimum: a millisecond more, and
-never a surprise."""
+"""Up to this many devices (counted once for every mode) the search runs to the optimum: it takes a millisecond more."""
 EXACT_GAP = 1e-10
-"""The smallest relative gap that is worked for: what double precision can tell apart."""
+"""The smallest relative gap that the search aims for: what double precision can tell apart."""
 MAX_EFFORT = 4e8
 """Table entries that a search works through before it gives up: a few seconds on one core."""
 _CALL = 20_000.0
@@ -43,7 +42,7 @@ _FEW = 7.0
 """Logarithm to base 2 of how many are tried at once rather than cutting the interval."""
 _STEPS = np.array([-2, -1, 1, 2])
 _SWEEPS = 30
-"""How often all devices' options are gone through in search of an improvement."""
+"""Most sweeps over all devices' options in search of an improvement."""
 _FIRST_GUESSES = np.array([0, 2, 4, 8, 16])
 _INNERMOST = 0.02
 """Half-width of the first interval around the best known φ, relative to φ."""
@@ -112,13 +111,13 @@ class Search:
             self.score, self.best, self.draft = float(scores[index]), options[index], float(draft[index])
 
     def consider(self, options: Ints) -> None:
-        """Have options [N, K] offered with others of their kind, by `catch_up` at the latest: one call for many."""
+        """Queue options [N, K]; they are offered together, which is cheaper, by `catch_up` at the latest."""
         self._waiting.append(options)
         if sum(each.size for each in self._waiting) > _BATCH:
             self.catch_up()
 
     def catch_up(self) -> None:
-        """Offer all that waits."""
+        """Offer all queued options."""
         if not self._waiting:
             return
         together = np.concatenate(self._waiting)
@@ -128,11 +127,11 @@ class Search:
             self.offer(together[first : first + step])
 
     def close(self, bound: float) -> None:
-        """Note that some choices are done with: none of them scores more than `bound`."""
+        """Note that some choices need no further search: none of them scores more than `bound`."""
         self.closed = max(self.closed, bound)
 
     def range(self) -> tuple[float, float]:
-        """Drafting times between which every choice lies that could beat the best one, but for no drafts at all."""
+        """Range of the drafting times of all choices that could beat the best one, except the choice without drafts."""
         spare = self.objective.latest(self.level) * (1.0 + 1e-12) - self.quickest
         return self._least * (1.0 - 1e-12), max(min(self._most, spare), self._least) * (1.0 + 1e-12)
 
@@ -216,7 +215,7 @@ def _climb(search: Search) -> None:
 
 
 def _improve(search: Search) -> None:
-    """Change one device's option at a time while that helps; all options, or the nearest ones of many devices."""
+    """Change one device's option at a time while that helps. With many devices only the nearest options are tried."""
     problem = search.problem
     for _ in range(_SWEEPS):
         before = search.score
