@@ -205,7 +205,7 @@ class Unjust(Counting):
     [
         (Gullible, "a wrong one"),
         (Crowded, "a batch of a draft and a prompt|who else is in the batch"),
-        (Leaky, "right tokens came"),
+        (Leaky, "right tokens gave"),
         (Unending, "more slots"),
         (Fasting, "no prompt would ever be read"),
         (Careless, "given back twice"),

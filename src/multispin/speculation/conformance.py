@@ -73,12 +73,12 @@ def _check_drafts(
         _must(all(0 <= token < vocabulary_size for token in drafted), "a draft holds an id outside the vocabulary")
         _must(used.draft(tuple(text), DRAFT_TOKENS, params) == drafted, "a draft depends on what was drafted before")
         _must(used.draft(given, 2, params) == drafted[:2], "a shorter draft is not the beginning of a longer one")
-        _must(used.draft(given, 0, params) == [], "a draft of no tokens has some")
+        _must(used.draft(given, 0, params) == [], "a draft of length 0 has tokens")
         for kept in range(len(drafted) + 1):  # the edge accepted some of the draft, and wrote a token of its own
             went_on = [*given, *drafted[:kept], (given[-1] + 1) % vocabulary_size]
             _must(
                 used.draft(went_on, 2, params) == make().draft(went_on, 2, params),
-                "after a draft that was accepted in part, another draft follows than on the same text at once",
+                "after a partly accepted draft other tokens are drafted than a new drafter drafts for the same text",
             )
             used.draft([*given, *drafted], 2, params)
         ready = make()
@@ -94,11 +94,11 @@ def _check_distributions(
         drafted, distributions = make().draft_distributions(text, DRAFT_TOKENS, params, form)
         _must(
             len(distributions) == len(drafted) <= DRAFT_TOKENS,
-            "a draft has another number of distributions than of tokens",
+            f"a draft of {len(drafted)} tokens came with {len(distributions)} distributions",
         )
         for token, distribution in zip(drafted, distributions, strict=True):
-            _must(distribution.form == form, "a distribution is written in another form than was asked for")
-            _must(distribution.weight(token) > 0, "a token was drafted that its distribution does not hold")
+            _must(distribution.form == form, f"a distribution has the format {distribution.form}; it must be {form}")
+            _must(distribution.weight(token) > 0, "the distribution of a drafted token does not hold that token")
         used.draft(text, 3, params)
         again, _ = used.draft_distributions(text, DRAFT_TOKENS, params, form)
         _must(again == drafted, "a draft depends on what was drafted before")
@@ -133,7 +133,7 @@ def check_engine(engine: Engine) -> None:
     """
     _must(engine.slots >= 2, "the check needs an engine of 2 slots or more")
     _must(engine.max_length >= 32, "the check needs 32 positions or more")
-    _must(bool(engine.rules) and engine.rules <= frozenset(Rule), "an engine names the rules that it can apply")
+    _must(bool(engine.rules) and engine.rules <= frozenset(Rule), "rules is not a set of one Rule or more")
     _must(engine.longest_chunk >= 1, "longest_chunk is below 1: no prompt would ever be read")
     _check_slots(engine)
     prompts = [
@@ -168,19 +168,17 @@ def _check_texts(engine: Engine, prompts: Sequence[Sequence[int]], params: Sampl
         _must(engine.cached(slot) == len(prompt) - 1, "the positions of a prompt that was read are not cached")
         for length in (0, 1, DRAFT_TOKENS):
             found = _verify(engine, slot, prompt, own[:length], params)
-            _must(found == Outcome(length, own[length]), f"of a draft of {length} right tokens came {found}")
+            _must(found == Outcome(length, own[length]), f"a draft of {length} right tokens gave {found}")
             _must(engine.cached(slot) == len(prompt) + length, "the positions of a draft are not cached")
             engine.commit(slot, len(prompt) - 1)
         for right in range(DRAFT_TOKENS):
             wrong = (own[right] + 1) % engine.vocabulary_size
             found = _verify(engine, slot, prompt, [*own[:right], wrong, *own[right + 1 : DRAFT_TOKENS]], params)
-            _must(
-                found == Outcome(right, own[right]), f"of a draft of {right} right tokens and a wrong one came {found}"
-            )
+            _must(found == Outcome(right, own[right]), f"a draft of {right} right tokens and a wrong one gave {found}")
             engine.commit(slot, len(prompt) + right)
             text = [*prompt, *own[: right + 1]]
             found = _verify(engine, slot, text, (), params)
-            _must(found == Outcome(0, own[right + 1]), "a draft that was rejected leaves a trace in the text after it")
+            _must(found == Outcome(0, own[right + 1]), "a rejected draft changes the text after it")
             engine.commit(slot, len(prompt) - 1)
         engine.close(slot)
     _check_batch(engine, prompts, texts, params)
@@ -228,7 +226,7 @@ def _check_rejection(engine: Engine, prompt: Sequence[int], rule: Rule) -> None:
         else Evidence(rule, form, weights=weights)
     )
     (found,) = engine.verify([Feed(slot, len(prompt) - 1, [prompt[-1], *draft], _DRAWN[0], evidence)])
-    _must(found is not None and not isinstance(found, Failure), f"a draft under {rule} came to {found}")
+    _must(found is not None and not isinstance(found, Failure), f"a draft under {rule} gave {found}")
     if isinstance(found, Outcome):
         _must(0 <= found.accepted <= len(draft), f"{found.accepted} of {len(draft)} drafted tokens were accepted")
         _must(0 <= found.next_token < engine.vocabulary_size, "a token outside the vocabulary was emitted")
@@ -242,7 +240,7 @@ def _read(engine: Engine, prompt: Sequence[int], cut: int | None = None) -> int:
     for first, last in ((0, cut), (cut, end)):
         if first < last:
             found = engine.verify([Feed(slot, first, list(prompt[first:last]), None)])
-            _must(found == [None], f"a part of a prompt, after which no token is wanted, came to {found}")
+            _must(found == [None], f"a chunk of a prompt, after which no token is wanted, gave {found}")
     return slot
 
 
@@ -259,9 +257,9 @@ def _own_text(engine: Engine, prompt: Sequence[int], params: SamplingParams) -> 
     slot, text = _read(engine, prompt), list(prompt)
     for _ in range(TEXT_TOKENS):
         found = _verify(engine, slot, text, (), params)
-        _must(isinstance(found, Outcome), f"an empty draft came to {found}")
+        _must(isinstance(found, Outcome), f"an empty draft gave {found}; it must give an Outcome")
         assert isinstance(found, Outcome)
-        _must(found.accepted == 0, "of an empty draft some tokens were accepted")
+        _must(found.accepted == 0, f"{found.accepted} tokens of an empty draft were accepted")
         text.append(found.next_token)
     engine.close(slot)
     return text[len(prompt) :]

@@ -107,7 +107,7 @@ def judge_together(drafts: Sequence[Judged], at_once: int = NUMBERS_AT_ONCE) -> 
 
     Args:
         drafts: what `judge` takes, for each.
-        at_once: probabilities that are held at once; drafts beyond take turns; default `NUMBERS_AT_ONCE`.
+        at_once: most probabilities in memory at once; further drafts wait for their turn; default `NUMBERS_AT_ONCE`.
 
     Returns:
         A finding for each, or the InputError that `judge` would raise.

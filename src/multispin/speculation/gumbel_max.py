@@ -50,7 +50,7 @@ def gumbel_argmax(logits: torch.Tensor, seed: int, position: int) -> int:
 
 
 def gumbel_argmax_row(row: NDArray[np.floating], seed: int, position: int, far: bool = True) -> int:
-    """`gumbel_argmax` of a row of numpy logits, for those who have no tensors.
+    """`gumbel_argmax` of a row of numpy logits, for callers without torch.
 
     Args:
         row: [V] logits, as `gumbel_argmax` takes them.
@@ -71,7 +71,7 @@ def gumbel_argmax_row(row: NDArray[np.floating], seed: int, position: int, far: 
     near = np.flatnonzero(row > floor)
     tokens, most = _contenders(row[near], near, top, seed, position, len(row))
     lucky = int(2.0**32 * most * math.exp(float(floor) - top)) + 1 if far else 0
-    if 2 * lucky > len(row):  # a flat row, or the luck of all near tokens is bad
+    if 2 * lucky > len(row):  # a flat row, or unlucky noise for all near tokens
         tokens, _ = _contenders(row, np.arange(len(row)), top, seed, position, len(row))
     elif lucky:
         found = tokens_of_high_words(seed, position, np.arange(2**32 - lucky, 2**32, dtype=np.uint32))

@@ -11,9 +11,9 @@ The last two decide token by token, because block verification needs the whole o
 x ~ q stands with probability min(1, p(x)/q(x)), the rule of Leviathan et al. (arXiv 2211.17192) and of eq. 4 of
 arXiv 2606.04581. docs/losslessness.md has the proofs.
 
-A rule is written once, as a generator that asks for what takes a walk over the vocabulary: a token drawn from weights,
-or the part of a distribution that fits on the air. Here each question is answered when it is asked; `together` answers
-those of many drafts at once.
+A rule is written once, as a generator. It asks for whatever takes a step over the whole vocabulary: a token drawn from
+weights, or the part of a distribution that fits on the air. Here each question is answered when it is asked; `together`
+answers those of many drafts at once.
 """
 
 from __future__ import annotations
@@ -115,14 +115,14 @@ class Targets(Protocol):
     """The target's distributions along a draft, and numbers of them that a rule asks for."""
 
     def distribution(self, index: int) -> torch.Tensor:
-        """P after the first `index` drafted tokens, [V] float64, index = 0 … L."""
+        """The target's p after the first `index` drafted tokens, [V] float64, index = 0 … L."""
 
     def chance(self, index: int) -> float:
-        """P of drafted token `index` there."""
+        """What p gives to drafted token `index` at its place."""
 
     @property
     def shares(self) -> Callable[[int], NDArray[np.float64]] | None:
-        """P of the ids of the draft's distribution `index`, [n]; None where they are read from `distribution`."""
+        """Computes what p gives to the ids of the draft's distribution `index`, [n]; None if `distribution` says it."""
 
 
 def verify_distributions(
@@ -424,14 +424,14 @@ class _LazyTargets:
         self._last: tuple[int, torch.Tensor] | None = None  # what is asked for again
 
     def distribution(self, index: int) -> torch.Tensor:
-        """P after the first `index` drafted tokens, [V] float64."""
+        """The target's p after the first `index` drafted tokens, [V] float64."""
         if self._last is None or self._last[0] != index:
             row = shaped(self._logits[index : index + 1], [self._base + index], self._params)
             self._last = index, target_distribution(row, self._params)[0]
         return self._last[1]
 
     def chance(self, index: int) -> float:
-        """P of drafted token `index` there."""
+        """What p gives to drafted token `index` at its place."""
         return float(self.distribution(index)[self._drafted[index]])
 
     def floor(self, index: int) -> FlooredDistribution:

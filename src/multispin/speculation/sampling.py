@@ -44,7 +44,7 @@ class SamplingParams:
 
     Attributes:
         temperature: 0 is greedy decoding; otherwise 1e-6 … 10, by which logits are divided; default 0.0.
-        top_k: keep the k largest logits; 0 keeps all.
+        top_k: keep the k largest logits; 0 (default) keeps all.
         top_p: keep the smallest set of most probable tokens whose probability reaches top_p; 1 keeps all; default 1.0.
         seed: seed of the request's noise; without effect at temperature 0.
         logit_bias: pairs (id, number added to its logit) for a few ids; ±100 practically forces or forbids an id; by

@@ -1,7 +1,7 @@
 """Log probabilities that are reported beside a text: of each token, and of the likeliest tokens at its place.
 
 They are those of the model itself, log softmax of its logits, before bias, penalties, temperature and truncation: what
-vLLM reports by default (`raw_logprobs`). They change nothing of the text.
+vLLM reports by default (`raw_logprobs`). They do not change the text.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ LEAST_LOGPROB = -9999.0
 
 
 Logprob = Annotated[float, Meta(ge=LEAST_LOGPROB, le=0.0)]
-"""A log probability as it may come from another machine: JSON can write it, as it can no NaN and no infinity."""
+"""A log probability from another machine: finite, because JSON can write neither NaN nor infinity."""
 
 
 class Score(NamedTuple):
-    """The report about one token.
+    """The log probability of one token, and the likeliest tokens at its place.
 
     Attributes:
         logprob: natural logarithm of its probability, `LEAST_LOGPROB` … 0.

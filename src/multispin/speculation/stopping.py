@@ -1,4 +1,4 @@
-"""Stop strings: texts that end a text, which then ends before them.
+"""Stop strings: generation ends at the first one, which is cut from the output.
 
 Where a text ends is a function of its ids alone: after the first id that completes a stop string, whether the ids
 came one by one or several in a verdict. So a device and plain decoding of the target end alike.

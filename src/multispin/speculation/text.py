@@ -76,7 +76,7 @@ class TextStream:
         self._window.append(token)
         text = self._decode(self._window)
         if len(self._window) > _WINDOW_TOKENS and text == self._decoded and not self._decode([token]):
-            self._window.pop()  # it leaves no text, as an end id that is ignored: the window need not hold it
+            self._window.pop()  # an id without text, such as an ignored end id, need not be in the window
         held = len(text) - len(text.rstrip(_UNDECIDED)) if len(self._window) - self._read < _MOST_HELD_TOKENS else 0
         settled = text[: len(text) - held]
         # A decoder that changes its mind about settled text may come back to it with the next byte.
@@ -96,8 +96,8 @@ class TextStream:
     def _behind(self, text: str, known: int) -> str:
         """The part of the window's text behind the settled one.
 
-        Decoders that write a character which they lack byte by byte replace a whole run of bytes if it is no text, and
-        so take back what they have said of its beginning. That stands here, and what follows is decoded without it.
+        Some decoders write a character that they lack as bytes. If such a run of bytes is not text, they replace all of
+        it, settled text included. Here settled text stays, and what follows is decoded without it.
 
         Args:
             text: text of the window, without what is undecided at its end.

@@ -1,4 +1,4 @@
-"""The rejection rules for many drafts at once: what walks over a vocabulary is done for all of them in one step.
+"""The rejection rules for many drafts at once: what goes over a whole vocabulary is one step for all of them.
 
 A rule (see `rejection`) decides with a few numbers per draft. On a GPU each number that is read alone costs a wait, and
 each step for one draft a launch. So here all drafts' distributions are computed together, and the numbers of all
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     import torch
 
 NUMBERS_AT_ONCE = 2**26
-"""Probabilities that are held at once, 8 bytes each and a few times that for a moment; drafts beyond take turns."""
+"""Most probabilities in memory at once, 8 bytes each and briefly a few times that; further drafts wait."""
 
 
 class RejectionDraft(NamedTuple):
@@ -102,16 +102,16 @@ class _Numbers:
         self.rows, self._read, self._sizes = rows, read, sizes
 
     def distribution(self, index: int) -> torch.Tensor:
-        """P after the first `index` drafted tokens, [V] float64."""
+        """The target's p after the first `index` drafted tokens, [V] float64."""
         return self.rows[index]
 
     def chance(self, index: int) -> float:
-        """P of drafted token `index` there."""
+        """What p gives to drafted token `index` at its place."""
         return float(self._read[index, 0])
 
     @property
     def shares(self) -> Callable[[int], NDArray[np.float64]] | None:
-        """P of the ids of the draft's distribution `index`, [n]."""
+        """Computes what p gives to the ids of the draft's distribution `index`, [n]."""
         return lambda index: self._read[index, 1 : 1 + self._sizes[index]]
 
 
@@ -122,7 +122,7 @@ def decide_together(
 
     Args:
         drafts: drafts over one vocabulary, their logits on one device.
-        at_once: probabilities that are held at once; default `NUMBERS_AT_ONCE`.
+        at_once: most probabilities in memory at once; further drafts wait for their turn; default `NUMBERS_AT_ONCE`.
 
     Returns:
         A finding for each, or the InputError that its own values lead to; the others are not touched by it.
@@ -180,7 +180,7 @@ def _decided(drafts: Sequence[RejectionDraft]) -> list[Outcome | Rejection | Off
         floors = {index: each.accepted for index, each in asked.items() if isinstance(each, Floor)}
         draws = {index: each for index, each in asked.items() if isinstance(each, Draw)}
         answers: Sequence[Any]
-        if floors:  # who asks for a floor may draw next: all draws wait for that
+        if floors:  # draws wait for all floors, because a rule that asked for a floor may draw next
             answers = _floors([(drafts[index].form, numbers[index].rows[row]) for index, row in floors.items()])
         else:
             answers = _draws([(drafts[index], each) for index, each in draws.items()])
