@@ -110,7 +110,7 @@ def test_a_sweep_changes_tables_devices_and_their_number(file):
         ({"device.acceptance_trace": "no.json"}, "no.json cannot be read"),
         ({"device.max_draft_length": 64}, "over 63"),
         ({"devices": 3}, r"devices is 3; it must be a whole number in \[1, 2\]"),
-        ({"colour": 3}, "'colour' names no value"),
+        ({"colour": 3}, "'colour' is not a key that can be changed: name devices"),
     ],
 )
 def test_a_value_that_makes_no_sense_is_refused(changes, message, file):

@@ -325,11 +325,11 @@ def _claim(folder: Path, identity: dict[str, Any]) -> None:
     except InputError:
         found = None
     if not isinstance(found, dict):
-        raise InputError(f"the corpus in {folder} does not say what it was made from ({CORPUS_FILE}): choose another")
+        raise InputError(f"{path} does not say what the corpus was made from: choose another folder")
     other = [key for key in identity if found.get(key) != identity[key]]
     if other:
         what = " and ".join(f"{'other' if key.endswith('s') else 'another'} {key.replace('_', ' ')}" for key in other)
-        raise InputError(f"the corpus in {folder} was made with {what}: choose another")
+        raise InputError(f"the corpus in {folder} was made with {what}: choose another folder")
 
 
 def digest(parts: Sequence[Any]) -> str:

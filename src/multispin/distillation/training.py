@@ -78,7 +78,7 @@ class Batches:
         seed: seed of the order.
         prepare: computed once for each shard in memory, shape [N, T, …]; default nothing.
         report: function of (shards prepared, all shards): preparing takes minutes; default none.
-        pool_shards: shards of a CPU in memory at once; default `POOL_SHARDS`.
+        pool_shards: most shards in memory at once on a CPU; default `POOL_SHARDS`.
 
     """
 
@@ -154,7 +154,7 @@ class Trainer:
         device: where it is taught: "cpu", or a GPU such as "cuda:0".
         frozen: number of first layers that stay the target's; their states are computed once. Default 0.
         prepared: function of (shards that the frozen layers have read, all shards); default none.
-        dtype: number type of the products; default the one that is quickest there.
+        dtype: number type of the products; default the quickest one on that device.
 
     """
 

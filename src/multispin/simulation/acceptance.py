@@ -18,7 +18,7 @@ class Acceptance(Protocol):
     """Says how many of a draft's first tokens are the target's own."""
 
     def next_text(self) -> int | None:
-        """A request begins: the length of its text [tokens] if that is known here, None if it is not."""
+        """Begin a request; returns the length of its text [tokens], or None if that is not known here."""
         ...
 
     def right(self, position: int, length: int) -> int:
@@ -51,10 +51,10 @@ class IndependentAcceptance:
         self._chances = list(chances)
         self._falls: list[float] = []  # 1 − p_1 ⋯ p_j, ascending
         self._generator = generator
-        self._draws: list[float] = []  # ahead: drawing one at a time takes longer than all else here
+        self._draws: list[float] = []  # drawn ahead: one at a time would take longer than all the rest
 
     def next_text(self) -> int | None:
-        """Nothing is known of lengths."""
+        """Return None: lengths are not known here."""
         return None
 
     def right(self, position: int, length: int) -> int:
@@ -89,7 +89,7 @@ class TraceAcceptance:
         self._text = ""
 
     def next_text(self) -> int | None:
-        """Go on with the next text."""
+        """Go on with the next recorded text; returns its length [tokens]."""
         self._text = self._accepts[self._next % len(self._accepts)]
         self._next += 1
         return len(self._text)

@@ -21,7 +21,7 @@ class BoundedBeliefs(LearnedBeliefs):
         scenario: scenario that holds them.
         devices: all devices at the site, by session number.
         frame_bits: frame overhead per draft [bit], assumed until a device's own is measured.
-        delays: whether a link's delay is told from its rate, as in `LearnedBeliefs`.
+        delays: whether a link's delay is estimated apart from its rate, as in `LearnedBeliefs`.
 
     """
 
@@ -89,7 +89,7 @@ class TrueBeliefs(LearnedBeliefs):
     def observe_draft(
         self, session: int, length: int, draft_s: float, frame_bits: int, bandwidth_hz: float, upload_s: float
     ) -> None:
-        """There is nothing to learn from it."""
+        """Do nothing: the truth is known already."""
 
     def view(self, session: int, length: int) -> View:
         """The true inputs of the best draft length."""

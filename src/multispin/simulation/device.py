@@ -204,7 +204,7 @@ class SimulatedDevice:
         self.frames.link_changed()
 
     def greet(self) -> Hello | Resume:
-        """Come to the site as a new device."""
+        """Come to the site as a new device; returns its first message."""
         self.session = DeviceSession(self._hello)
         self._lost_chain, self.drafting, self.away = -1, None, False
         return self.session.greet()
@@ -379,7 +379,7 @@ class LiveDevice(SimulatedDevice):
 
     Args:
         drafter: drafter of the device.
-        prompts: as ids, the first of them first; without end.
+        prompts: endless iterator of prompts, each as token ids.
         more: as for a simulated device.
 
     """

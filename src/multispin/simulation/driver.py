@@ -11,7 +11,7 @@ from multispin.speculation import Failure, Finding
 
 
 class VirtualDriver(ABC):
-    """Does what the passes ask for, each step after as long as it is told to take.
+    """Does what the passes ask for. Each step takes the virtual time that a subclass says.
 
     Attributes:
         queue: events, and the clock.
@@ -45,7 +45,7 @@ class VirtualDriver(ABC):
         """A pass has ended."""
 
     def wake(self) -> None:
-        """Have a look once everything of this moment has happened."""
+        """Have `look` called after all events of the present moment."""
         if not self._looks:
             self._looks = True
             self.queue.at(self.queue.now_s, self.look)

@@ -80,13 +80,13 @@ class SimulatedEdgeDrafter:
         return new if new >= 0 else len(committed) - 1  # a shorter text is another one
 
     def draft(self, asks: Sequence[DraftAsk]) -> list[list[int]]:
-        """Draft without knowing for whom."""
+        """Draft without knowing the device: α is the edge drafter's own."""
         return [self._ids(self._truth.acceptance_rate, ask.length) for ask in asks]
 
     def draft_distributions(
         self, asks: Sequence[DraftAsk], form: DistributionFormat
     ) -> list[tuple[list[int], list[TruncatedDistribution]]]:
-        """There are no distributions."""
+        """Refuse: simulated drafts of the edge have no distributions."""
         raise NotImplementedError
 
     def draft_for(self, device: Device, ask: DraftAsk) -> EdgeDraft:

@@ -40,7 +40,8 @@ class LiveModels:
         fitting = tuple(prompt for prompt in self.prompts if limit is None or len(prompt) + tokens <= limit)
         if not fitting:
             raise InputError(
-                f"simulation.tokens_per_request = {tokens} leaves no room for prompts: the target has {limit}"
+                f"simulation.tokens_per_request = {tokens} leaves no room for prompts: a text of the target has "
+                f"at most {limit} tokens"
             )
         return fitting
 

@@ -240,8 +240,8 @@ class ScenarioFile:
             _put(document.setdefault(table, {}), name, value)
         else:
             raise InputError(
-                f"{key!r} names no value: cell.K, verifier.K, edge_drafter.K, radio.K, simulation.K, device.K and "
-                "devices do"
+                f"{key!r} is not a key that can be changed: name devices, or KEY in cell.KEY, verifier.KEY, "
+                "edge_drafter.KEY, radio.KEY, simulation.KEY or device.KEY"
             )
 
     def _life(self, table: Mapping[str, Any]) -> DeviceLife:
@@ -267,7 +267,7 @@ class ScenarioFile:
 
 
 def _put(table: Any, name: str, value: Any) -> None:
-    """Change a value of a table; what should be one and is none is refused where the document is read."""
+    """Change a value of a table. What is not a table although it should be is refused when the document is read."""
     if isinstance(table, dict):
         table[name] = value
 

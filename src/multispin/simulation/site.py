@@ -87,7 +87,7 @@ class Site(VirtualDriver):
         scenario, behaviour = setup.scenario, setup.behaviour
         self._models = live
         if live is not None and behaviour.distributions:
-            raise InputError("simulation.distributions is for drafts that are drawn, not for real models")
+            raise InputError("simulation.distributions does not work with real models: leave one of the two out")
         slots = behaviour.slots or len(scenario.devices)
         longest = _greatest(behaviour.tokens_per_request or USUAL_TOKENS)
         self.engine: Engine = SimulatedEngine(slots) if live is None else live.engine(slots, longest)
@@ -182,8 +182,8 @@ class Site(VirtualDriver):
         self._comings += 1
         if self._comings > MAX_COMINGS_PER_PASS * len(self.devices):
             raise InputError(
-                f"devices came {self._comings} times while no pass ended: simulation.mean_stay_s is too short beside "
-                "the time of a pass here, or all texts are written"
+                f"devices came {self._comings} times while no pass ended: simulation.mean_stay_s is too short for "
+                "the time of a pass, or all texts are written"
             )
         stay_s = self.setup.behaviour.mean_stay_s
         if stay_s is not None:

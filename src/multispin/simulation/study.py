@@ -30,7 +30,7 @@ from multispin.simulation.workers import workers
 SweepPoint = tuple[tuple[str, Any], ...]
 """Keys of a sweep with a value each; empty where nothing is swept."""
 Told = Callable[[float], None]
-"""Told how much is done, 0 … 1."""
+"""Function of the share that is done, 0 … 1."""
 MAX_POINTS = 10_000
 _MAX_ROUNDS = 10_000_000
 _MAX_SEED = 2**32

@@ -38,7 +38,7 @@ def workers(count: int) -> Iterator[ProcessPoolExecutor]:
 
 
 class _Pool(ProcessPoolExecutor):
-    """Its processes begin where something is submitted. A signal that comes then is heard a moment later."""
+    """Starts its processes in `submit`, and holds back signals that come meanwhile."""
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         if not hasattr(signal, "pthread_sigmask"):  # Windows
