@@ -61,7 +61,7 @@ def test_batches_are_timed_in_turns_and_leave_nothing_behind(tiny_folder):
     assert turns == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert free_slots(engine) == 4
     for grid, context in (([(5, 0)], 20), ([(1, 8)], 60)):
-        with pytest.raises(InputError, match="the engine's (4 slots|max_length = 64)"):
+        with pytest.raises(InputError, match=r"the engine's (4 slots|max_length = 64)"):
             measure_latency(engine, grid, context, 1, Clock(), lambda *_: None)
 
 
