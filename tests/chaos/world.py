@@ -85,7 +85,7 @@ class Letters:
     def token_bytes(self, token):
         return self.decode([token]).encode()
 
-    def decode(self, ids):
+    def decode(self, ids, special_tokens=False):
         return "".join(chr(256 + token) for token in ids)
 
 

@@ -30,7 +30,7 @@ BRIEF = ("--rounds", "2", "--seeds", "1", "--jobs", "1")
         (["distill", "--out", "FOLDER/drafter", "--device", "cuda:99"], "there is no device 'cuda:99'"),
         pytest.param(
             ["profile", "--target", "TINY", "--draft", "TINY", "--draft-on", "mps"],
-            "there is no device 'mps' here: it is the graphics processor of a Mac",
+            "there is no device 'mps' here: only Macs with Apple's chips have it",
             marks=pytest.mark.skipif(torch.backends.mps.is_available(), reason="it is here"),
         ),
         (["profile", "--target", "TINY", "--temperature", "nan"], "'--temperature': nan is not a finite number"),
