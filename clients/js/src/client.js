@@ -10,7 +10,7 @@ import { Silence } from "./silence.js";
 
 /** Longest wait for the answer to a greeting [ms]. */
 const WELCOME_TIMEOUT_MS = 10_000;
-/** Refusals that the same edge may not repeat later. */
+/** Codes of refusals after which the same edge may serve the device later. */
 const LATER = new Set(["full", "shutdown", "timeout", "too-slow"]);
 
 /**
@@ -28,11 +28,11 @@ const LATER = new Set(["full", "shutdown", "timeout", "too-slow"]);
  * @property {number} atFirstMs while no edge has ever answered; default 10 s
  * @property {number} onceKnownMs after one has answered, since the text last grew; default 300 s. Time in which a page
  *   slept and made no attempts does not count.
- * @property {number} silenceMs longest wait for a message about the text while a connection is open and it is the edge's turn; then
- *   the edge counts as away, until it says that its passes go on; default 120 s. Every 15 s an edge writes to devices that wait
- *   for a slot, while its passes go on.
- * @property {number} firstDelayMs delay after the first failure; it doubles with each that follows
- * @property {number} longestDelayMs
+ * @property {number} silenceMs longest wait for a message about the text on an open connection, while it is the edge's
+ *   turn; default 120 s. Then the edge counts as away, until it says that its passes go on. While they do, an edge
+ *   writes to waiting devices every 15 s.
+ * @property {number} firstDelayMs delay after the first failure; default 100 ms. It doubles with each further failure.
+ * @property {number} longestDelayMs longest delay; default 5 s
  */
 
 /** The connection is lost, or could not be made. */
@@ -67,7 +67,7 @@ export class DeviceClient {
     this.known = false; // whether an edge has ever answered
     this.resetPatience();
     this.listen = () => {}; // begins the wait for the edge's next word anew
-    this.endWait = () => {}; // of the wait before the next attempt
+    this.endWait = () => {}; // ends the wait before the next attempt
   }
 
   /**
@@ -111,7 +111,7 @@ export class DeviceClient {
     this.endWait();
   }
 
-  /** Try again at once, where the next attempt to reach the edge is waited for. */
+  /** Make the next attempt to reach the edge at once, if the client waits before it. */
   hurry() {
     this.endWait();
   }
@@ -124,10 +124,10 @@ export class DeviceClient {
 
   resetPatience() {
     this.failures = 0; // since the text last grew
-    this.awayMs = 0; // in which attempts were made
-    this.silentMs = 0; // of that, on open connections of the present session
+    this.awayMs = 0; // time without an edge, as far as attempts were made
+    this.silentMs = 0; // part of it: on open connections of the present session
     this.failedAt = null; // when the newest attempt failed
-    this.delayMs = 0; // after which the next one was due
+    this.delayMs = 0; // delay after which the next attempt was due
   }
 
   /** Add what has passed since the newest attempt failed; while a page slept, it made none. */

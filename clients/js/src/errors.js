@@ -1,4 +1,4 @@
-/** An edge said something that makes no sense, or a caller asked for it: one sentence for people. */
+/** Refused: what an edge sent makes no sense, or what a caller asked for is impossible. The message is one sentence. */
 export class InputError extends Error {}
 
 /** The edge ended the session; `code` is for programs, the message for people. */

@@ -6,7 +6,7 @@ import { InputError } from "./errors.js";
  * @returns {number} ⌈log2 V⌉; 15 for V = 32,000
  */
 export function bitsPerId(vocabularySize) {
-  if (!(vocabularySize >= 2 && vocabularySize <= 2 ** 31)) throw new InputError(`a vocabulary of ${vocabularySize} ids`);
+  if (!(vocabularySize >= 2 && vocabularySize <= 2 ** 31)) throw new InputError(`a vocabulary of ${vocabularySize} ids is outside 2 … 2^31`);
   return 32 - Math.clz32(vocabularySize - 1);
 }
 
@@ -21,7 +21,7 @@ export function packIds(ids, vocabularySize) {
   let bit = 0;
   for (const id of ids) {
     if (!(Number.isInteger(id) && id >= 0 && id < vocabularySize)) {
-      throw new InputError(`a token id is outside 0 … ${vocabularySize - 1}`);
+      throw new InputError(`token id ${id} is outside 0 … ${vocabularySize - 1}`);
     }
     for (let place = width - 1; place >= 0; place--, bit++) {
       if ((id >>> place) & 1) bytes[bit >> 3] |= 0x80 >> (bit & 7);
@@ -48,7 +48,7 @@ export function unpackIds(packed, count, vocabularySize) {
   for (let index = 0; index < count; index++) {
     let id = 0;
     for (let place = 0; place < width; place++) id = id * 2 + next();
-    if (id >= vocabularySize) throw new InputError(`a packed id is outside 0 … ${vocabularySize - 1}`);
+    if (id >= vocabularySize) throw new InputError(`packed id ${id} is outside 0 … ${vocabularySize - 1}`);
     ids.push(id);
   }
   while (bit < 8 * size) if (next()) throw new InputError("the padding bits are not zero");

@@ -145,7 +145,7 @@ function toArray(message) {
 
 function fromArray(array) {
   const tag = Array.isArray(array) ? array[0] : undefined;
-  if (typeof tag !== "number" || !Object.hasOwn(TABLE, tag)) throw new InputError("a frame that is not a message of this protocol");
+  if (typeof tag !== "number" || !Object.hasOwn(TABLE, tag)) throw new InputError("a frame is not a message of this protocol");
   const [type, , fields, defaults] = TABLE[tag];
   const message = { type };
   Object.entries(fields).forEach(([field, { name, holds, read }], place) => {

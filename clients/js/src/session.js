@@ -176,12 +176,12 @@ export class DeviceSession {
    */
   begin(request, generated = []) {
     if (OPEN.has(this.stage.name)) {
-      throw new Error("the request before is still open: let it end, or forget the edge");
+      throw new Error("the last request is still open: let it end, or call forgetEdge");
     }
     if (request.stopStrings?.length && !this.table) throw new InputError("stop strings need a table of the target's tokens");
     if (!request.prompt.length) throw new InputError("the prompt is empty");
     const unknown = Object.keys(request).find((name) => !REQUEST.has(name));
-    if (unknown) throw new InputError(`this client knows no ${unknown}: a request may hold ${[...REQUEST].join(", ")}`);
+    if (unknown) throw new InputError(`${unknown} is not known here: a request may hold ${[...REQUEST].join(", ")}`);
     const rule = ruleOf(request);
     if (![undefined, null, rule].includes(request.rule)) {
       throw new InputError(`this client does not speak the rule ${request.rule} at this temperature: leave it out for ${rule}`);
@@ -246,7 +246,7 @@ export class DeviceSession {
       repetition_penalty: request.repetitionPenalty ?? 1,
     };
     const size = encode(message).length;
-    if (size > MAX_FRAME_BYTES) throw new InputError(`a prompt of ${this.committed.length} tokens is over the largest message`);
+    if (size > MAX_FRAME_BYTES) throw new InputError(`${this.committed.length} tokens make a message of ${size} bytes; the limit is ${MAX_FRAME_BYTES}: shorten the prompt`);
     this.stage = { name: "Waiting" };
     return message;
   }

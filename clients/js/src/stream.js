@@ -67,7 +67,7 @@ export class Streaming {
   /**
    * The text has gone on by `tokens`.
    *
-   * @returns {number|null} how many of its own they were; null if they say something else
+   * @returns {number|null} how many of its own they were; null if the text differs from them
    */
   follow(tokens) {
     const written = Math.min(this.ids.length, tokens.length);

@@ -13,9 +13,9 @@ const DISTANCES = [63, 32, 16, 12, 8, 6, 4, 3];
 const LOOK_EVERY_TOKENS = 16;
 /** Share of what was seen of a distance that still counts after another look. */
 const REMEMBERED = 0.8;
-/** Where every distance wastes too much, the device drafts nothing for so many commits … */
+/** Commits for which the device drafts nothing if every distance wastes too much. */
 const REST_COMMITS = 32;
-/** … and each time that it is so again, for twice as many, up to this; for half as many after each look that is better. */
+/** Most commits of such a rest: it doubles each time that all distances waste too much, and halves after a better look. */
 const LONGEST_REST_COMMITS = 1024;
 
 /** Drafts as far ahead as wastes no more than a bound, as far as it has been seen. */
