@@ -103,7 +103,7 @@ def test_names_are_unique_and_some_weight_is_positive():
         ("bandwidth_hz = 10e6", "bandwidth_hz = 0", "file.toml, line 2: cell.bandwidth_hz is 0"),
         ("bandwidth_hz = 10e6", "bandwidth_hz = nan", "file.toml, line 2: cell.bandwidth_hz is nan"),
         ("[verifier]", "[server]", r"file.toml, line 4: unknown table or key 'server'"),
-        ("fixed_s = 0.02", "fixed_s = ", r"file.toml: is not valid TOML: .*line 5"),
+        ("fixed_s = 0.02", "fixed_s = ", r"file.toml is not valid TOML: .*line 5"),
         ("acceptance_profile = [0.9, 0.7]", "acceptance_profile = [0.9, 7]", "line 16: device 'b': acceptance_profile"),
         ("[cell]", "[cell]\nmin_draft_length = 26", "line 2: cell: min_draft_length 26 is above max_draft_length 25"),
         ('name = "b"', 'name = "b"\nmin_draft_length = 30', "line 14: device 'b': min_draft_length 30 is above"),

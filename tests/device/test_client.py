@@ -314,7 +314,7 @@ def test_another_edge_is_tried_when_one_is_full():
             "makes a message of .* bytes; the limit is 262144",
         ),
         (Request((1, V), SamplingParams(), 5), None, f"token {V} of the prompt is outside the target's 0 … {V - 1}"),
-        (Request(PROMPT, SamplingParams(), 5, stop_ids=(V,)), None, "a stop id is outside"),
+        (Request(PROMPT, SamplingParams(), 5, stop_ids=(V,)), None, f"stop id {V} is outside"),
     ],
     ids=["too long", "too large for a frame", "unknown ids", "unknown stop ids"],
 )

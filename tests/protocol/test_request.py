@@ -81,7 +81,7 @@ def test_ids_beyond_the_vocabulary_are_refused_by_both_ends():
         with pytest.raises(InputError, match=f"outside (the target's )?0 … {V - 1}"):
             request.check_vocabulary(V)
     message = Request((1,), SamplingParams(), 5, stop_ids=(V,)).to_open(1, [], V)
-    with pytest.raises(InputError, match="stop id is outside"):
+    with pytest.raises(InputError, match=f"stop id {V} is outside"):
         Request.from_open(message, V)
 
 

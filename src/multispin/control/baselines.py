@@ -89,8 +89,8 @@ def uniform_bandwidth(problem: Problem) -> Ints:
 def single_device(problem: Problem) -> tuple[int, int]:
     """The paper's P2P-SPIN: index of the device to serve alone with the whole band, and its draft length.
 
-    `problem` holds the verification time of a batch of one. Of all devices the one with the greatest goodput is
-    taken, which flatters this baseline; the paper does not say which one it takes.
+    `problem` holds the verification time of a batch of one. The device with the greatest goodput is
+    served, which flatters this baseline; the paper does not say which one it serves.
 
     Source: arXiv 2606.04581, P2P-SPIN.
     """

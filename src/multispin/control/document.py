@@ -43,7 +43,7 @@ class Document:
         try:
             self.tables: dict[str, Any] = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
-            raise InputError(f"{source}: is not valid TOML: {error}") from error
+            raise InputError(f"{source} is not valid TOML: {error}") from error
         except RecursionError:
             raise InputError(f"{source}: values are nested too deep") from None
         except ValueError as error:  # tomllib lets the limit on digits through

@@ -14,10 +14,10 @@ _MOST_PLANS = 6
 
 
 def decide_with_frames(scenario: Scenario, policy: str = "heterogeneous", mode: str = "mixture") -> Decision:
-    """What `decide` chooses where each draft of a device sends `FRAME_BITS` more than its tokens.
+    """The choice of `decide` if each draft of a device sends `FRAME_BITS` more than its tokens.
 
-    The model has bits per token only. So the frame's are spread over the tokens of the draft, as a running edge does:
-    first over the longest draft, and then over those that were chosen, until no draft is shorter than was assumed.
+    The model has bits per token only. So the frame's bits are spread over the tokens of the draft, as in a running
+    edge: first over the longest draft, then over the chosen ones, until no draft is shorter than was assumed.
 
     Args:
         scenario: scenario of the site; `edge_drafter` None means that the edge cannot draft.

@@ -109,7 +109,7 @@ class MixtureSearch:
         self._fixed_s, self._per_device_s = verifier.fixed_s, verifier.per_device_s
         self._per_token_s, self._padded = verifier.per_token_s, verifier.padded
         self._step_s, self._step_device_s = (0.0, 0.0) if drafter is None else (drafter.fixed_s, drafter.per_device_s)
-        # By length: what a draft of a device is worth, and what a pass with a draft of the edge is worth.
+        # Worth of a device's draft, and of a pass with a draft of the edge, by length.
         own, of_edge = (np.log(t) if fair else t for t in (problem.tokens, self.edge.tokens))
         self._own_worth, self._edge_worth = own * self.weight, of_edge * self.weight
         self._own_worth[0] = 0.0
@@ -305,7 +305,7 @@ class MixtureSearch:
         """Change one session's choice, or the edge's drafts for all of the others, while that helps."""
         size = self.problem.size
         best = start
-        # Of many sessions, some are tried at a time.
+        # With many sessions, a part of them is tried at a time.
         parts = max(1, -(-(9 * size * size) // _AT_ONCE))
         in_vain = 0
         for sweep in range(_SWEEPS * parts):

@@ -229,7 +229,7 @@ def as_problem(scenario: Scenario) -> Problem:
         tables.append(expected_tokens_table(conditional))
         refusal_s = np.array([way.bits_per_rejection for way in chosen]) / bits_per_s
         refusal_s += np.array([way.seconds_per_rejection for way in chosen])
-        # What a longer draft gains is the probability that all of it is accepted.
+        # The gain of one more token is the probability that the whole draft is accepted.
         refused = 1.0 - np.diff(tables[-1], axis=0, prepend=0.0) if refusal_s.any() else np.zeros_like(tables[-1])
         after.append(refused * refusal_s)
     return Problem(

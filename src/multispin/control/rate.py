@@ -52,7 +52,7 @@ def needed_share(upload_s: Floats, room_s: Floats, snr: Floats | None) -> tuple[
         least = least_upload_s(upload_s, snr)
         time = least + room_s
         y, gap = least / time, room_s / time
-        # With e = −W₋₁ − 1: e − ln(1 + e) = −ln y − (1 − y), convex and increasing in e. Of y and 1 − y the smaller one
+        # With e = −W₋₁ − 1: e − ln(1 + e) = −ln y − (1 − y), convex and increasing in e. The smaller one of y and 1 − y
         # has the digits.
         log_y = np.where(gap < 0.5, np.log1p(-np.minimum(gap, 0.5)), np.log(y))
         goal = np.maximum(-log_y - gap, 0.5 * gap * gap)

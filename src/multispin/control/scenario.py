@@ -175,7 +175,7 @@ class Device:
         modes: ways to speculate, of which a plan picks one; each says its acceptance and bits. `[[device.mode]]` in a
             file. By default none.
         delay_s: one-way delay between the device and the edge [s]. A round waits for it twice: the grant goes down, the
-            draft comes up. Who drafts nothing waits for neither. Default 0.0.
+            draft comes up. A device that drafts nothing waits for neither. Default 0.0.
         edge_acceptance_rate: α of tokens that the edge's own drafter drafts for this device's text; None takes that
             of the `EdgeDrafter`.
         edge_max_draft_length: longest draft of the edge for this device's text [tokens]; None takes the cell's

@@ -8,9 +8,9 @@ nor how what it is told was estimated.
 A session that rides with l tokens of its device and m of the edge's drafter brings w E(l, m) and costs λ × the
 engine time of its ride, λ the price. It gives up what it has by not riding: drafting time is worth ν T per token,
 as long as another token of its device would bring more than that; and if the verdict contradicts what the device
-has drafted meanwhile, a pass and a round trip of drafting are lost. What the edge drafts takes from the device,
-too: a stream that goes on has drafted the same m tokens in vain, if it was as quick, and one that is contradicted
-hears of it later by the time of the m steps. With t = m steps + pass + 2 d, its surplus is
+has drafted meanwhile, a pass and a round trip of drafting are lost. Drafts of the edge
+cost the device, too: a stream that goes on has drafted the same m tokens in vain, if it was as quick, and a
+contradicted stream hears of it later by the time of the m steps. With t = m steps + pass + 2 d, its surplus is
 
     w E(l, m) − λ · its engine time − ν T min(l, l*) − ν min(m T, t) σ(l, m) − ν t (1 − σ(l, m)).
 
@@ -275,8 +275,8 @@ class _PendingTable:
         self._plain_s = verifier.verify_s([0] * len(ready))
         self._floor = np.maximum(least, 1.0 / self._plain_s)
         self._step_price, of_edge = 0.0, 0.0
-        # Who has less than plain decoding would give it, or than was asked, counts more, and time is dearer by what it
-        # should have in it.
+        # A session below plain decoding, or below what was asked for it, counts more. Time is dearer by the tokens that
+        # it should get in it.
         more = 2.0 ** np.maximum(0.0, (short - SLACK_TOKENS) / DOUBLES_TOKENS) - 1.0
         self.short: Mask = (more > 0.0) & (asked <= 0.0)
         limits, least = np.where(self.short, most_owed, np.inf), np.maximum(LEAST_OF_PLAIN / self._plain_s, asked)
@@ -323,7 +323,7 @@ class _PendingTable:
         return device, self._own_weight * tokens, surplus
 
     def pass_now(self) -> _PassNow:
-        """Who rides in a pass that begins now, with what."""
+        """The sessions that ride in a pass that begins now, and their drafts."""
         due, drafts = self.must, self.best(self.must)
         rides = (drafts.surplus >= 0.0) | due
         pass_s = self.pass_s(drafts, rides)
@@ -396,9 +396,9 @@ class _PendingTable:
     def until_due(self, lasts_s: float) -> Floats:
         """Time until each session must begin to ride so as not to fall below its floor, if passes last this long [s].
 
-        Riding in the pass after one that begins now, it would have waited for two passes by the end. Who is behind its
-        floor already may wait for less, and who is ahead for longer. Not sooner than half of a plain pass after its
-        last ride: what it could bring is not known before.
+        Riding in the pass after one that begins now, it would have waited for two passes by the end. A session that
+        is behind its floor may wait for less, and one that is ahead for longer. No time is sooner than half of a plain
+        pass after the last ride, because what the session could bring is not known before.
         """
         comes = np.where(self.next_s < lasts_s, self._more + self._rate * np.maximum(lasts_s - self.next_s, 0.0), 0.0)
         later = _expected(self._alpha, np.minimum(self._pending + comes, self._room))

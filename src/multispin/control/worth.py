@@ -118,7 +118,7 @@ class Worth:
         """The share of their price that the devices' time is worth, 0 … 1, from the goodput that passes promise.
 
         The best rates bound what devices can add to what the edge makes alone. Where they add less, their time has been
-        taken for too dear: then the edge drafts too little, so as not to disturb streams that bring little.
+        priced too high: the edge then drafts too little, to spare streams that bring little.
         """
         added = expected_tokens_per_s - self.alone_tokens_per_s
         wanted = DEVICES_ATTAIN * (self.most_tokens_per_s - self.alone_tokens_per_s)
@@ -134,9 +134,9 @@ class Worth:
 def worth(scenario: Scenario) -> Worth:
     """Compute the price of time at a site. A pure function; it takes some milliseconds, so not for every pass.
 
-    Nobody is to have less than plain decoding of all would give it. What the edge's own drafts would give each is no
-    such floor: where that is near to what the devices make, somebody is always a little behind it and rides with
-    nothing, and everybody has less.
+    Nobody is to have less than plain decoding of all would give it. The goodput by the edge's own drafts is no
+    such floor. Where it is near to what the devices make, some session is always a little behind it and rides without
+    a draft, and all sessions get less.
 
     Args:
         scenario: the site as it is known; its weights may be those of `fair_weights`.

@@ -2,7 +2,8 @@
 
 A median, because times are measured on machines that stall: fewer than half of the recent observations cannot move
 it far, whatever their values. Forgotten, because devices move and get warm: after a sudden change it sits on the new
-value within one half-life. Of the logarithm, because an error of a factor of two is equally bad either way.
+value within one half-life. It is the median of the logarithm, because an error of a factor of two is equally bad
+either way.
 """
 
 import math

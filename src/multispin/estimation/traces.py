@@ -96,7 +96,7 @@ def load_traces(path: Path) -> Traces:
     """
     document = json_value(read_file(path), str(path))
     if not isinstance(document, dict) or document.get("format") != TRACE_FORMAT:
-        raise InputError(f'{path}: is not a recording of acceptances, whose "format" is "{TRACE_FORMAT}"')
+        raise InputError(f'{path} is not a recording of acceptances, whose "format" is "{TRACE_FORMAT}"')
     found = document.get("traces")
     if not isinstance(found, list):
         raise InputError(f'{path}: "traces" must be a list of texts')

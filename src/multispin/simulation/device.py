@@ -282,10 +282,10 @@ class SimulatedDevice:
         session.drafted(part.epoch, part.start, ids, draft_s)
         self._waste(session.wasted - before)
         if isinstance(session.stage, DeviceStreaming) and not session.stage.ids:
-            self._lost_chain = -1  # the text has gone another way meanwhile, and the next token follows that
+            self._lost_chain = -1  # the text became another meanwhile, and the next token follows it
 
     def _keep_what_is_done(self, now_s: float, drafting: Drafting) -> None:
-        """Of a frame's tokens, those that are there by now are compared with what the text says now."""
+        """Take those of a frame's tokens that are drafted by now, and compare them with the present text."""
         token_s = self.truth.seconds_per_token
         done = min(drafting.count - 1, int((now_s - drafting.since_s) / token_s + 1e-9))
         if done > 0:

@@ -111,7 +111,7 @@ def load_efficiency_trace(path: Path) -> EfficiencyTrace:
         times.append(time)
         values.append(value)
     if not times:
-        raise InputError(f"{path}: has no line of two numbers, seconds and bit/s/Hz")
+        raise InputError(f"{path} has no line of two numbers, seconds and bit/s/Hz")
     return EfficiencyTrace(tuple(times), tuple(values))
 
 

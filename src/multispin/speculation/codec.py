@@ -80,13 +80,13 @@ def pack_ids(ids: Sequence[int], vocabulary_size: int) -> bytes:
         number = 0
         for value in ids:
             if not 0 <= value < vocabulary_size:
-                raise InputError(f"a token id is outside 0 … {vocabulary_size - 1}")
+                raise InputError(f"token id {value} is outside 0 … {vocabulary_size - 1}")
             number = number << width | int(value)
         used = len(ids) * width
         return (number << -used % 8).to_bytes(-(-used // 8), "big")
     values = np.asarray(ids, dtype=np.int64)
     if values.size and (values.min() < 0 or values.max() >= vocabulary_size):
-        raise InputError(f"a token id is outside 0 … {vocabulary_size - 1}")
+        raise InputError(f"token ids {values.min()} … {values.max()} reach outside 0 … {vocabulary_size - 1}")
     return np.packbits(to_bits(values, width)).tobytes()
 
 
@@ -114,11 +114,11 @@ def unpack_ids(packed: bytes, count: int, vocabulary_size: int) -> list[int]:
         mask = (1 << width) - 1
         few = [number >> shift & mask for shift in range((count - 1) * width, -1, -width)]
         if few and max(few) >= vocabulary_size:
-            raise InputError(f"a packed id is outside 0 … {vocabulary_size - 1}")
+            raise InputError(f"packed id {max(few)} is outside 0 … {vocabulary_size - 1}")
         return few
     bits = np.unpackbits(np.frombuffer(packed, dtype=np.uint8))
     check_padding(bits, count * width)
     values = from_bits(bits[: count * width].reshape(count, width))
     if count and values.max() >= vocabulary_size:
-        raise InputError(f"a packed id is outside 0 … {vocabulary_size - 1}")
+        raise InputError(f"packed id {values.max()} is outside 0 … {vocabulary_size - 1}")
     return [int(value) for value in values]

@@ -118,7 +118,7 @@ def _check_entries(ids: NDArray[np.int64], weights: NDArray[np.int64], form: Dis
             f"the ids of a distribution are not ascending and distinct within 0 … {form.vocabulary_size - 1}"
         )
     if len(weights) and (weights.min() < 1 or weights.max() > form.total):
-        raise InputError(f"a weight of a distribution is outside 1 … {form.total}")
+        raise InputError(f"weights {weights.min()} … {weights.max()} of a distribution reach outside 1 … {form.total}")
 
 
 @dataclass(frozen=True, eq=False)

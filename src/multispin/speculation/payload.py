@@ -227,13 +227,13 @@ def _bits_of(packed: bytes, most: int) -> NDArray[np.uint8]:
 
 def _check_id(token: int, form: DistributionFormat) -> None:
     if not 0 <= token < form.vocabulary_size:
-        raise InputError(f"a token id {token} is outside 0 … {form.vocabulary_size - 1}")
+        raise InputError(f"token id {token} is outside 0 … {form.vocabulary_size - 1}")
 
 
 def _check_scalars(ids: NDArray[np.int64], weights: NDArray[np.int64], form: DistributionFormat) -> None:
     if ids.shape != weights.shape:
         raise InputError(f"{len(ids)} drafted ids came with {len(weights)} weights")
     if len(ids) and (ids.min() < 0 or ids.max() >= form.vocabulary_size):
-        raise InputError(f"a packed id is outside 0 … {form.vocabulary_size - 1}")
+        raise InputError(f"packed ids {ids.min()} … {ids.max()} reach outside 0 … {form.vocabulary_size - 1}")
     if len(weights) and (weights.min() < 1 or weights.max() > form.total):
-        raise InputError(f"a packed weight is outside 1 … {form.total}")
+        raise InputError(f"packed weights {weights.min()} … {weights.max()} reach outside 1 … {form.total}")

@@ -383,7 +383,7 @@ def check_draft(drafted: Sequence[int], weights: Sequence[int], form: Distributi
         )
     for token, weight in zip(drafted, weights, strict=True):
         if not 0 <= token < form.vocabulary_size:
-            raise InputError(f"a token id {token} is outside 0 … {form.vocabulary_size - 1}")
+            raise InputError(f"token id {token} is outside 0 … {form.vocabulary_size - 1}")
         if not 1 <= weight <= form.total:
             raise InputError(f"drafted token {token} has the weight {weight}, outside 1 … {form.total}")
 

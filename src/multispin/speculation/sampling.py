@@ -174,8 +174,8 @@ class SamplingParams:
     def check_vocabulary(self, size: int) -> None:
         """InputError if an id is outside a vocabulary of `size` ids, or if no token is left."""
         named = [*(token for token, _ in self.logit_bias), *self.withheld]
-        if any(not 0 <= token < size for token in named):
-            raise InputError(f"a biased id or a stop id is outside 0 … {size - 1}")
+        if wrong := [token for token in named if not 0 <= token < size]:
+            raise InputError(f"biased or stop id {wrong[0]} is outside 0 … {size - 1}")
         if len(set(self.withheld)) >= size:
             raise InputError("the stop ids are the whole vocabulary: before min_tokens no token is left")
 

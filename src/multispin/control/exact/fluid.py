@@ -180,7 +180,7 @@ class _Program:
         ride_s = verification_s(
             0.0, verifier.per_device_s, verifier.per_token_s, 1, 1.0 + self.lengths.astype(np.float64)
         )
-        # What one more token gains is the probability that it and all before it are right.
+        # The gain of one more token is the probability that it and all before it are right.
         right = np.diff(problem.tokens, axis=0, prepend=0.0)
         last = right[-1] / np.maximum(right[-2], 1e-300) if rows > 1 else np.zeros(size)
         alive = np.concatenate([right[1:], (right[-1] * np.minimum(last, 1.0))[None]])
@@ -267,8 +267,8 @@ class _Program:
     def bound(self, prices: _LinePrices, touched: list[Floats]) -> float:
         """An upper bound of all rates, by weak duality with any prices ≥ 0.
 
-        A ride may claim what its tokens are worth beyond what it takes at these prices. What claims add up to beyond
-        the price of a pass is added for all passes that fit into a second.
+        A ride may claim what its tokens are worth beyond its cost at these prices. The sum of all claims beyond the
+        price of a pass is added for each pass that fits into a second.
         """
         slope, intercept = self._band_terms(prices, touched)
         gain = (self.problem.weight + prices.floor) * self.tokens

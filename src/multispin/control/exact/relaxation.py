@@ -320,7 +320,7 @@ def _band_price(gain: Floats, cost: Floats, open_: Mask, guess: Floats, concave:
         price = _price_by_sorting(ratio, more, base)
     else:
         wanted = np.where(ratio > 0, ratio, 0.0)
-        # To begin with: as if the band were worth all that could be gained with any amount of it.
+        # The first price values the band at all that could be gained with any amount of it.
         first = np.where(guess > 0, guess, np.maximum(np.einsum("rnk,rnk->n", wanted, more), 1e-300))
         price = _search_price(lambda p: base + np.einsum("rnk,rnk->n", wanted >= p[:, None], more), first)
     return price, least + (ratio >= price[:, None]).sum(axis=0)

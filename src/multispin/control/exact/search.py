@@ -101,7 +101,7 @@ class Search:
         if problem.mode_upload_s is None:
             options = np.clip(options, self.shortest, problem.longest)
         else:
-            # Where nothing at all is open, as at too short a φ, relaxations name an option that may not be one.
+            # If no option is open, as when φ is too short, a relaxation may name one that does not exist.
             options = np.where(problem.within[options, np.arange(problem.size)], options, self.shortest)
         self.effort += _CALL + 10.0 * options.size
         draft = problem.draft_time(options)
