@@ -90,7 +90,7 @@ def test_the_table_and_the_words_say_the_same(site):
     assert "devices (fixed)" in text
     assert "the edge" in text
     assert "Devices pay" in text
-    assert "without padding" in text  # why there are no streams
+    assert "padded = false" in text  # why there are no streams
 
 
 def test_options_change_the_site(site):

@@ -171,5 +171,5 @@ def test_a_site_that_cannot_stream_says_why():
     padded = replace(LAPTOPS, verifier=replace(LAPTOPS.verifier, padded=True))
     found = advise(padded, ("heterogeneous",), streams=streams)
     assert found.option("streams") is None
-    assert any(name == "streams" and "without padding" in reason for name, reason in found.skipped)
+    assert any(name == "streams" and "padded = false" in reason for name, reason in found.skipped)
     assert ("streams", "no streams here") in advise(LAPTOPS, (), streams=streams).skipped

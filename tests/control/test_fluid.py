@@ -169,7 +169,7 @@ def test_least_goodputs_are_met_or_it_says_that_they_cannot_be() -> None:
 def test_who_sends_in_turns_has_no_rate() -> None:
     scenario = site(1)
     devices = tuple(replace(device, delay_s=0.0) for device in scenario.devices)
-    with pytest.raises(InputError, match="band"):
+    with pytest.raises(InputError, match="multiple_access = 'fdma'"):
         fluid(replace(scenario, cell=replace(scenario.cell, multiple_access="tdma"), devices=devices))
 
 

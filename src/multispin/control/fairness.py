@@ -1,8 +1,8 @@
 """Proportional fairness in streams: the best rates for Σ w_k log goodput_k, and the weights that lead to them.
 
 The goodputs that rates can give form a convex set (`exact.fluid`). At the optimum g* of a concave function the linear
-one with its gradient there, Σ w_k goodput_k / g*_k, has its maximum too. So whoever decides by the weights w_k / g*_k
-is fair. The method is that of Frank and Wolfe: solve the linear program for the gradient, and go a part of the way to
+one with its gradient there, Σ w_k goodput_k / g*_k, has its maximum too. So decisions by the weights w_k / g*_k
+are fair. The method is that of Frank and Wolfe: solve the linear program for the gradient, and go a part of the way to
 its answer. The goodputs are those of the model, so that luck does not move the weights.
 """
 

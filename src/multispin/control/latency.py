@@ -1,4 +1,4 @@
-"""How long does a verification take? The one formula for T_ver, whoever uses it."""
+"""How long does a verification take? The one formula for T_ver, for planner, edge and simulation."""
 
 from typing import overload
 

@@ -7,8 +7,8 @@ for, each with the edge's own drafts if it has any. The edge drafts for the join
   period = max(φ, m P + S) + T_ver(everybody),   S the drafting of the edge for one pass, P = S + T_ver(the others).
 
 A device that drafts gives E[N_k] tokens a period, one of the others m + 1 times those of a pass. At a price of time the
-sessions separate but for the band, which gets a price of its own, and for the passes in the phase, whose time has the
-price of what they make: each session takes whatever is worth most to it at these prices. The search tries prices and
+sessions separate, but share the band, which gets a price of its own, and the passes in the phase, whose time is priced
+by what they make. Each session takes what is worth most to it at these prices. The search tries prices and
 phases, scores what follows by the formula above, and then improves it session by session. It proves nothing: tests
 compare it with brute force.
 """
@@ -43,7 +43,7 @@ _AT_ONCE = 30_000
 """Entries of one sweep, about; of many sessions it tries some at a time."""
 _CHANGES = (-2, -1, 1, 2)
 _STARVES = -1e12
-"""Value of a mixture in which somebody has less than the least goodput."""
+"""Value of a mixture in which some session has less than its least goodput."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -340,7 +340,7 @@ class MixtureSearch:
             edge_lengths = np.clip(edge_lengths, 0, self.edge.longest)
             scored = self.score(lengths, edge_lengths)
             found = self._keep(scored, lengths, edge_lengths)
-            # All the changes together that help alone: often better still, and many steps in one.
+            # All changes that help alone, made together: often better still, and many steps in one.
             helps = np.flatnonzero(scored.value[:rows] > best.value)
             if len(helps) > 1:
                 lengths, edge_lengths = self._together(best, lengths[helps], edge_lengths[helps], scored.value[helps])

@@ -18,7 +18,7 @@ class DevicePlan:
     Args:
         name: name of the device.
         draft_length: L_k [tokens]; 0 is plain decoding, with no upload and no band.
-        bandwidth_hz: B_k [Hz]; under TDMA the whole band for everybody who drafts.
+        bandwidth_hz: B_k [Hz]; under TDMA the whole band for every device that drafts.
         expected_tokens: E[N_k] of the round [tokens].
         mode: which of the device's modes; None if it has none.
         start_s: under TDMA, when it may begin to send, after the beginning of the round [s]; None otherwise.

@@ -105,7 +105,7 @@ class Problem:
         least = self._draft_time(self.shortest, cheap)
         able = self.longest > 0
         if least == 0.0 and able.any():
-            # Nobody need draft; whoever does takes at least this long.
+            # Nobody need draft; a device that does takes at least this long.
             least = (self.busy_s(np.ones(self.size, dtype=np.int64)) + cheap)[able].min()
         return float(least), float(self._draft_time(self.longest, dear))
 

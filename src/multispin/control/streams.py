@@ -2,15 +2,15 @@
 
 Devices draft on while they are verified, so the engine chooses among what has arrived whenever it is free. The *price
 of time* λ [tokens/s] decides: a session takes part if it brings more expected tokens than λ × the engine time that it
-costs, and than it would by riding later. Everything here is a pure function. Does not know clocks, slots or messages,
-nor how what it is told was estimated.
+costs, and than it would by riding later. Everything here is a pure function, without clocks, slots or messages. It
+does not know how its inputs were estimated.
 
 A session that rides with l tokens of its device and m of the edge's drafter brings w E(l, m) and costs λ × the
-engine time of its ride, λ the price. It gives up what it has by not riding: drafting time is worth ν T per token,
-as long as another token of its device would bring more than that; and if the verdict contradicts what the device
-has drafted meanwhile, a pass and a round trip of drafting are lost. Drafts of the edge
-cost the device, too: a stream that goes on has drafted the same m tokens in vain, if it was as quick, and a
-contradicted stream hears of it later by the time of the m steps. With t = m steps + pass + 2 d, its surplus is
+engine time of its ride, λ the price. It gives up what waiting would bring: drafting time is worth ν T per token, as
+long as another token of its device would bring more than that. If the verdict contradicts what the device has
+drafted meanwhile, a pass and a round trip of drafting are lost. Drafts of the edge cost the device, too. A stream
+that goes on has drafted the same m tokens in vain, if it was as quick; a contradicted stream hears of it later by
+the time of the m steps. With t = m steps + pass + 2 d, its surplus is
 
     w E(l, m) − λ · its engine time − ν T min(l, l*) − ν min(m T, t) σ(l, m) − ν t (1 − σ(l, m)).
 
@@ -21,17 +21,17 @@ device's tokens, or instead of them where that is worth more. It makes as many s
 all surpluses less the price of the steps. All numbers of steps are compared, not only neighbouring ones: whether
 a step pays depends on who rides because of it.
 
-Whoever would otherwise fall below plain decoding of all, or below its least goodput, rides whatever it brings. Who
-rides in every pass is helped by shorter passes only. So a session that is short of f_k counts by π_k more, and time
-is dearer by Σ π_k f_k, f_k = `LEAST_OF_PLAIN` of plain decoding, or what was asked for it. π_k doubles with every
-token that it is short of: by this it finds the price of the floor f_k (a virtual queue), and nobody falls further
-behind. But each session that is short of plain decoding, and not of what was asked for it, may cost the others only
-`FLOOR_COSTS` of the tokens per second that the pass would bring them if π_k were 0; π_k is limited accordingly.
+A session that would otherwise fall below plain decoding of all, or below its least goodput, rides whatever it
+brings. If it rides in every pass already, only shorter passes help it. So a session that is short of f_k counts by
+π_k more, and time is dearer by Σ π_k f_k, f_k = `LEAST_OF_PLAIN` of plain decoding, or what was asked for it. π_k
+doubles with every missing token: this finds the price of the floor f_k (a virtual queue), and no session falls
+further behind. But each session that is short of plain decoding, and not of what was asked for it, may cost the
+others only `FLOOR_COSTS` of the tokens per second that the pass would bring them if π_k were 0; π_k is limited
+accordingly.
 
 A pass that is worth its time is put off to an expected arrival if the sum of all surpluses less 1.5 λ times the
-wait is greater then: where a pass takes many times what a useful draft takes, it pays to wait for those who begin
-again.
-Time is dearer while somebody is short of its floor, so that less is put off then.
+wait is greater then: where a pass takes many times as long as a useful draft, it pays to wait for devices that start
+over. Time is dearer while some session is short of its floor, so passes are then put off less.
 """
 
 import math
@@ -169,7 +169,7 @@ def choose(
     """Decide who rides in the pass that begins now, or to wait, as the head of this file says. A pure function.
 
     Args:
-        ready: all sessions that could ride now; who has nothing pending may ride for its one token.
+        ready: all sessions that could ride now; one without pending tokens may ride for its one token.
         verifier: T_ver = fixed + per_device·K + per_token·Σ(L_k + 1).
         price_tokens_per_s: λ, what a second of the engine is worth, see `Worth` [tokens/s].
         edge_drafter: the edge's own drafter; default none.
@@ -228,8 +228,8 @@ class _PassNow(NamedTuple):
 
     Attributes:
         drafts: how much each session would bring.
-        rides: who rides: whoever is worth it, or due.
-        due: who rides whatever it brings.
+        rides: sessions that ride, because they are worth it or due.
+        due: sessions that ride whatever they bring.
         until_due_s: time until each is due, if passes last as long as this one [s].
         pass_s: its duration [s].
     """
@@ -329,14 +329,14 @@ class _PendingTable:
         pass_s = self.pass_s(drafts, rides)
         until_due_s = self.until_due(pass_s)
         due = due | (until_due_s <= 0.0)
-        if (due & ~rides).any():  # the edge may draft for those who ride although it does not pay
+        if (due & ~rides).any():  # the edge may draft for sessions that must ride although they do not pay
             drafts = self.best(due)
             rides = (drafts.surplus >= 0.0) | due
             pass_s = self.pass_s(drafts, rides)
         return _PassNow(drafts, rides, due, until_due_s, pass_s)
 
     def rate_of_others(self, found: _PassNow) -> float:
-        """Weighted tokens per second of the pass that those bring who are not short."""
+        """Weighted tokens per second of the pass that come from sessions that are not short."""
         return float(found.drafts.tokens[found.rides & ~self.short].sum()) / found.pass_s
 
     def best(self, must: Mask) -> _Drafts:

@@ -102,10 +102,11 @@ class Worth:
 
         The price of the engine and those of the devices' time add up to a goodput, and are scaled together: if λ alone
         were raised, say to what the edge makes alone, devices would seem to earn what the edge has been paid for.
-        A goodput that is poor because the price was too low must not lower the price further. So no less is believed
-        than what the edge makes alone and, as far as devices are worth their price, `ATTAINED` of the best rates'
-        goodput; and no more than the best rates. Where devices add nothing, as on a band so narrow that their drafts
-        come too late, a price by the best rates would have the edge refuse the passes that it can make alone.
+        A goodput that is poor because the price was too low must not lower the price further. So the
+        assumed goodput is at least what the edge makes alone and, as far as devices are worth their price, `ATTAINED`
+        of the best rates' goodput. It is at most that of the best rates. Where devices add nothing, as on a band so
+        narrow that their drafts come too late, a price by the best rates would have the edge refuse the passes that it
+        can make alone.
         """
         earned_by_devices = devices_share * (1.0 - self.engine_share)
         return (1.0 - earned_by_devices) * self._goodput(learned_tokens_per_s, devices_share)

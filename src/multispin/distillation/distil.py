@@ -92,13 +92,13 @@ class StageProgress:
 
 
 def spread_layers(count: int, total: int) -> tuple[int, ...]:
-    """Which layers of a target to begin a student of `count` layers with: the first ones and the last.
+    """Indices of the target's layers with which a student of `count` layers begins: the first ones and the last.
 
-    The first layers turn tokens into features and the last one turns features into the next token; those between
-    refine, and are missed least.
+    The first layers turn tokens into features, and the last one turns features into the next token. The layers between
+    only refine features, so the student can best do without them.
     """
     if not 1 <= count <= total:
-        raise InputError(f"{count} layers cannot be taken from a target that has {total}")
+        raise InputError(f"{count} layers cannot be taken from a target that has {total}: name a number in 1 … {total}")
     return (*range(count - 1), total - 1)
 
 

@@ -185,7 +185,7 @@ class SimulatedDevice:
         self._begun = True
         self.frames = FrameQueue(events, lambda: self.listen(events.now_s))
         self._lost_chain = -1  # epoch of the newest chain with a wrong token
-        self._free_s = 0.0  # until when it is busy with a token that is in vain
+        self._free_s = 0.0  # time until which it is busy with a wasted token
         self.drafting: Drafting | None = None
 
     def becomes(self, truth: Device) -> None:
@@ -261,7 +261,7 @@ class SimulatedDevice:
         return self.drafting
 
     def drafted(self, drafting: "Drafting") -> list[Chunk]:
-        """The tokens that it was drafting are there; the frames that are to be sent now."""
+        """Take in all tokens that it was drafting; returns the frames to send now."""
         self.drafting = None
         self._take(drafting, drafting.count)
         frames = []
@@ -270,7 +270,7 @@ class SimulatedDevice:
         return frames
 
     def _take(self, drafting: "Drafting", count: int) -> None:
-        """The first of the tokens that it is drafting are there."""
+        """Take in the first `count` of the tokens that it is drafting."""
         session, record = self.session, self.record
         part = replace(drafting, count=count)
         draft_s = count * self.truth.seconds_per_token
@@ -295,7 +295,7 @@ class SimulatedDevice:
             drafting.since_s += done * token_s
 
     def diverted(self, now_s: float) -> float | None:
-        """When it can begin anew, if the text has gone another way than what it is drafting or beyond it; else None.
+        """When it can start over, if the text differs from what it is drafting or is beyond it [s]; else None.
 
         A token that has been begun is finished.
         """

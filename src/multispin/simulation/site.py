@@ -268,7 +268,7 @@ class Site(VirtualDriver):
             self._hear(number, device, message, on)
 
     def _hear(self, number: int, device: SimulatedDevice, message: Downlink, on: tuple[int, int]) -> None:
-        """A message is there, unless its connection was lost, or the text that it is about has ended."""
+        """Hand a message to its device, unless the connection was lost or the text that it is about has ended."""
         if device.number != number or (device.losses, device.record.requests) != on:
             return
         device.hear(message, self.queue.now_s)
@@ -351,7 +351,7 @@ class Site(VirtualDriver):
         if math.isinf(draft_s):
             return
         ready_s = self.queue.now_s + draft_s + self._delay_s()
-        if isinstance(self.air, TimeDivision):  # who is ready first sends first
+        if isinstance(self.air, TimeDivision):  # the device that is ready first sends first
             self.queue.at(ready_s, partial(self._send, number, device, grant, message, ready_s))
         else:
             self._send(number, device, grant, message, ready_s)
@@ -371,7 +371,7 @@ class Site(VirtualDriver):
         self, number: int, device: SimulatedDevice, message: Chunk | Draft, bits: float, on: tuple[int, int],
         used_hz_s: float = 0.0,
     ) -> None:  # fmt: skip
-        """Hand what was drafted to the edge; who breaks the protocol is sent away, and greets anew."""
+        """Hand what was drafted to the edge; a device that breaks the protocol is sent away, and greets anew."""
         if device.number != number:
             return
         device.record.air_hz_s += used_hz_s

@@ -1,7 +1,7 @@
 """A simulated device's radio: what its channel offers in a round, and when a draft has left.
 
 The planner is shown a device as the round finds it, a `Device` of its own with that round's spectral efficiency, so
-that whoever plans with the truth plans with the fading too.
+that a planner that knows the truth knows the fading too.
 """
 
 import math

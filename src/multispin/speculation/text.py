@@ -1,4 +1,4 @@
-"""Token ids become text that is final: whoever shows a text while it is written shows it through a `TextStream`.
+"""Token ids become text that is final: a text that is shown while it is written goes through a `TextStream`.
 
 Two things must not be shown too early. A character may be split over several tokens: until its last byte has come, the
 decoder puts U+FFFD in its place. And the end of the text so far may be the beginning of a stop string, which will be

@@ -16,11 +16,11 @@ Drafting is lost for the length of the pass and a round trip whenever a verdict 
 a drafter, there is a second kind of ride, in which it adds the m_k tokens to the draft that are best for the edge
 alone. Such rides fit only into passes before which it drafts, and these cost its steps as well.
 
-This is a linear program but for R_k: its inverse is convex, so that tangents stand in for it from below, and more of
-them are added until the band is kept. Any schedule that verifies a drafted token once keeps all five lines on average,
+This is a linear program except for R_k. The inverse of R_k is convex, so tangents bound it from below; more of them
+are added until the band is kept. Any schedule that verifies a drafted token once keeps all five lines on average,
 so the optimum bounds the goodput of every schedule in which the edge drafts m_k tokens or none and nobody falls below
-f_k: what plain decoding of all would give, or what the operator asks for. From prices the same bound follows by weak
-duality, which is how the rates are certified, as in P2.
+f_k: what plain decoding of all would give, or what the operator asks for. The prices give the same bound by weak
+duality; it certifies the rates, as in P2.
 """
 
 from collections.abc import Sequence
@@ -110,7 +110,7 @@ def fluid(scenario: Scenario, least_tokens_per_s: Sequence[float] | None = None)
     """
     problem = as_problem(scenario)
     if not problem.access.splits_band or problem.padded or problem.mode_upload_s is not None:
-        raise InputError("streams need devices with a band and one mode each, and a verification without padding")
+        raise InputError("streams need multiple_access = 'fdma', padded = false and one mode for each device")
     program = _Program(scenario, problem)
     floors = program.plain if least_tokens_per_s is None else (1.0 - _SLACK) * np.asarray(least_tokens_per_s, float)
     solved, status = program.solve(np.maximum(floors, problem.minimum_goodput)), "feasible"
@@ -200,7 +200,7 @@ class _Program:
         lost_s = verifier.fixed_s + self.ride_s + delay_s
         busy_s = self.lengths[:, None] * problem.seconds_per_token + (1.0 - alive) * lost_s
         self.busy_s: Floats = np.minimum(busy_s, _LONGEST_S)
-        self.busy_s[:, 0] = 0.0  # who drafts nothing has nothing to lose
+        self.busy_s[:, 0] = 0.0  # a device without a draft loses no drafting
         # No pass is shorter than this, so no more of them fit into a second.
         self.most_passes = 1.0 / (verifier.fixed_s + float(ride_s[0]))
         self.plain: Floats = np.full(size, (1.0 - _SLACK) / (verifier.fixed_s + size * float(ride_s[0])))
