@@ -37,6 +37,7 @@ def order_of(*arguments):
         (["ws://a:1", "edge"], "edge is not an address"),
         (["--raw", "--system", "Be brief."], "--raw leaves out the chat template"),
         (["--raw", "--thinking"], "--raw leaves out the chat template"),
+        (["--credential", "a", "--credential-file", "b"], "--credential-file cannot go with --credential"),
         (["--template-variable", "x"], "'x' is not of the form KEY=VALUE"),
         (["--template-variable", "a b=1"], "is not of the form KEY=VALUE"),
         (["--prompt", "Gr\udcfc"], "--prompt is not UTF-8 text"),

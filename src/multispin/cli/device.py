@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from multispin.cli.options import FILE, Number, credential_option
+from multispin.cli.options import CREDENTIAL_VARIABLE, FILE, Number, credential_option
 from multispin.cli.process import attended_option, flag, host_and_port, prepare, threads_option
 from multispin.cli.sampling import sampling_and_rule, sampling_options
 from multispin.cli.unused import idle_of_device
@@ -153,6 +153,8 @@ def settled(options: Mapping[str, Any]) -> dict[str, Any]:
     with flag("--ca-file"):
         options["tls"] = trusting(None if options["ca_file"] is None else user_path(options["ca_file"]))
     if options["credential_file"] is not None:
+        if options["credential"] not in (None, os.environ.get(CREDENTIAL_VARIABLE)):
+            raise InputError("--credential-file cannot go with --credential: give the credential in one of them")
         file = user_path(options["credential_file"])
         options["credential"] = read_file(file, MAX_CREDENTIAL_BYTES).strip()
         if not options["credential"]:

@@ -49,10 +49,10 @@ class _Secret(click.Option):
 
     def resolve_envvar_value(self, ctx: click.Context) -> str | None:
         """What the variable holds; None if it is not set."""
-        return os.environ.get(_CREDENTIAL_VARIABLE)
+        return os.environ.get(CREDENTIAL_VARIABLE)
 
 
-_CREDENTIAL_VARIABLE = "MULTISPIN_CREDENTIAL"
+CREDENTIAL_VARIABLE = "MULTISPIN_CREDENTIAL"
 
 
 class Decorator(Protocol):
@@ -81,4 +81,4 @@ def credential_option(about: str) -> Decorator:
         about: what `--help` says of it.
 
     """
-    return click.option("--credential", cls=_Secret, envvar=_CREDENTIAL_VARIABLE, show_envvar=True, help=about)
+    return click.option("--credential", cls=_Secret, envvar=CREDENTIAL_VARIABLE, show_envvar=True, help=about)
