@@ -284,10 +284,12 @@ def sentences(advice: Advice) -> list[str]:
         )
     said.append(_mix(best.decision, "Best without streams" if advice.devices_pay and ahead else "Best here"))
     if streams is not None:
+        share = streams.slowest_tokens_per_s / plain.slowest_tokens_per_s
         said.append(
             f"In streams devices and edge make {streams.goodput_tokens_per_s:.4g} tokens/s (simulated, with everything "
-            f"known). No schedule of streams makes more than {streams.upper_bound_tokens_per_s:.4g}, if nobody may get "
-            "less than with plain decoding or than the site asks for."
+            f"known). No schedule of streams makes more than {streams.upper_bound_tokens_per_s:.4g} if nobody may get "
+            "less than with plain decoding or than the site asks for"
+            + (f". In the simulation the slowest user has {share:.2f} of plain decoding." if share < 0.995 else ".")
         )
     if rounds is not None and rounds.goodput_tokens_per_s < 0.99 * best.goodput_tokens_per_s:
         said.append(
