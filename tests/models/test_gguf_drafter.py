@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import resource
 import subprocess
 import sys
 import time
@@ -198,6 +200,30 @@ def test_what_a_process_that_died_left_behind_is_removed_and_nothing_else(target
     aged(tmp_path / "other.gguf.x.part", 2 * PART_KEPT_S)
     write_gguf(GgufOrder(str(path), tmp_path / "out.gguf"))
     assert [each.name for each in tmp_path.glob("*.part")] == ["other.gguf.x.part"]
+
+
+@pytest.mark.parametrize("left", [b"", b"\0" * 4096], ids=["empty", "zeros"])
+def test_a_copy_that_a_power_cut_left_without_its_bytes_is_made_again(target, tmp_path, monkeypatch, left):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    name, path = DrafterName.parse("q8"), str(target("llama"))
+    copy = file_for_llama_cpp(name, path)
+    data = copy.read_bytes()
+    copy.write_bytes(left)
+    assert file_for_llama_cpp(name, path) == copy
+    assert copy.read_bytes() == data
+
+
+def test_a_full_disk_is_said_with_the_files_name_and_leaves_nothing(target, tmp_path):
+    out = tmp_path / "new" / "out.gguf"
+    order = GgufOrder(str(target("llama")), out)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(InputError, match=f"cannot write {re.escape(str(out))}: "):
+            write_gguf(order)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(out.parent.iterdir()) == []
 
 
 @pytest.mark.embedded

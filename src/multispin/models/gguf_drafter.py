@@ -31,6 +31,7 @@ from multispin.models.drafter_card import (
 )
 from multispin.models.drafter_name import CARD_FILE, DrafterKind, DrafterName
 from multispin.models.gguf_file import check_layout, open_gguf, read_facts
+from multispin.models.gguf_header import check_header
 from multispin.models.numbers import GGUF_STORAGES
 from multispin.models.references import EMBEDDED, cache_folder, locate, remove_older, sha256_of
 
@@ -181,7 +182,7 @@ def _kept_copy(label: str, order: GgufOrder, sources: Sequence[Path]) -> Path:
     mark = hashlib.sha256("".join(sha256_of(path) for path in sources if path.is_file()).encode()).hexdigest()
     readable = re.sub(r"[^\w.-]+", "-", label)[:_LABEL_CHARACTERS].lstrip(".-")
     kept = cache_folder() / "drafters" / f"{readable}-{mark[:16]}-{_VERSION}.gguf"
-    if not kept.is_file():
+    if not _begins(kept):
         remove_older(kept.parent, "*.part", PART_KEPT_S)
         remove_older(kept.parent, "*.gguf", COPY_KEPT_S)
         log.info("writing the drafter %s as a GGUF file, once; it is kept in %s", label, kept.parent)
@@ -189,6 +190,14 @@ def _kept_copy(label: str, order: GgufOrder, sources: Sequence[Path]) -> Path:
     with contextlib.suppress(OSError):
         kept.touch()  # the time of its last use
     return kept
+
+
+def _begins(kept: Path) -> bool:
+    """Whether a copy is there and begins as it should: after a power cut a file may be empty. Reads 8 bytes."""
+    with contextlib.suppress(InputError):
+        check_header(kept)
+        return True
+    return False
 
 
 def _is_gguf(reference: str) -> bool:
@@ -353,7 +362,13 @@ def _write(
         writer.write_tensors_to_file()
         writer.close()
         work.chmod(0o644)
+        with work.open("rb") as file:
+            os.fsync(file.fileno())  # else a power cut could leave an empty file under the final name
         work.replace(order.out)
+    except OSError as error:  # one of numpy's, about a part that was written, has no reason
+        raise InputError(
+            f"cannot write {order.out}: {error.strerror or f'the disk is full, or a limit is reached ({error})'}"
+        ) from None
     finally:
         work.unlink(missing_ok=True)
     report(len(tensors), len(tensors))
