@@ -383,6 +383,26 @@ def test_an_attention_that_leaves_something_out_fails_the_self_test(case, monkey
         PackedModel.of(build(case), reorder=False)
 
 
+@pytest.mark.parametrize("row", [0, -1])
+def test_an_attention_that_gives_no_numbers_fails_the_self_test(row, monkeypatch):
+    attend = PackedBatch.attend
+
+    def broken(self, *arguments):
+        found = attend(self, *arguments).clone()
+        found.view(-1)[row] = torch.nan
+        return found
+
+    monkeypatch.setattr(PackedBatch, "attend", broken)
+    with pytest.raises(InputError, match="self-test"):
+        PackedModel.of(build("llama"), reorder=False)
+
+
+def test_a_scale_of_attention_that_is_no_number_is_refused():
+    """On a CPU, torch's attention over a whole text takes such a scale for none, and that with a mask does not."""
+    with pytest.raises(InputError, match=r"self-test|are not finite"):
+        PackedModel.of(build("granite", attention_multiplier=float("nan")), reorder=False)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("case", sorted(CASES))
 def test_narrow_numbers_pass_the_self_test(case, dtype):

@@ -4,6 +4,7 @@ It is cheap enough to run at every start. It finds what no list of features can 
 which a packed row leaves out, or that a new version of transformers computes differently.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -30,7 +31,12 @@ def own_logits(model: PreTrainedModel) -> list[torch.Tensor]:
 
 
 def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
-    """Root mean square of the differences over the spread, of the worst row, counting only expected finite numbers."""
+    """Root mean square of the differences over the spread, of the worst row, counting only expected finite numbers.
+
+    It is infinite where anything found is no number.
+    """
+    if bool(found.isnan().any()):  # max(0, nan) would be 0
+        return math.inf
     worst = 0.0
     for row, right in zip(found, expected, strict=True):
         known = right.isfinite()
