@@ -362,7 +362,7 @@ def _write(
         writer.write_tensors_to_file()
         writer.close()
         work.chmod(0o644)
-        with work.open("rb") as file:
+        with work.open("r+b") as file:  # Windows flushes only what is open for writing
             os.fsync(file.fileno())  # else a power cut could leave an empty file under the final name
         work.replace(order.out)
     except OSError as error:  # one of numpy's, about a part that was written, has no reason
