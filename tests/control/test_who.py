@@ -314,3 +314,13 @@ def test_cooperation_pays_exactly_where_the_break_even_rule_says(seed):
         theta = plan_for_lengths(scenario, [1] * size).round_s - plain_s - per_token * size
         best = max(plan_for_lengths(scenario, [n] * size).goodput_tokens_per_s for n in range(1, 17))
         assert (alpha * plain_s > theta + per_token * size) == (best > size / plain_s)
+
+
+@pytest.mark.parametrize("edge_drafter", [EdgeDrafter(0.001, 0.0, 0.6), None])
+def test_passes_that_take_no_time_without_sessions_are_compared_without_a_division_by_zero(edge_drafter):
+    """An edge that learns may believe that a pass itself takes nothing."""
+    devices = tuple(Device(f"d{k}", 0.001, 3.0, 0.8) for k in range(2))
+    cell = Cell(1e6, 16, max_draft_length=4, min_draft_length=0)
+    site = Scenario(cell, Verification(0.0, 0.01, 0.0), devices, edge_drafter=edge_drafter)
+    with np.errstate(divide="raise", invalid="raise"):
+        assert decide(site).kind == "rounds"

@@ -146,7 +146,7 @@ class MixtureSearch:
         if problem.after_s is not None:
             joint_s = joint_s + problem.after_s[lengths, self._devices].sum(axis=-1)
         mixed = (others > 0) & drafting.any(axis=-1)
-        fitting = np.where(mixed, np.maximum(np.floor((phase - edge_s) / pass_s), 0.0), 0.0)
+        fitting = np.where(mixed, np.maximum(np.floor((phase - edge_s) / np.where(mixed, pass_s, 1.0)), 0.0), 0.0)
         # One pass more than fits makes the devices' drafts wait for its end, and may pay all the same.
         extra = np.stack([fitting, np.where(mixed, fitting + 1.0, fitting)])
         period = np.maximum(phase, extra * pass_s + edge_s) + joint_s
