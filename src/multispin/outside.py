@@ -49,6 +49,10 @@ _MARKS = (
 """Byte order marks, and how Python calls the encodings that they begin."""
 
 
+class TwiceError(InputError):
+    """An object in a JSON text holds a key twice, of which readers silently take the first or the last."""
+
+
 def decode(data: bytes, source: str) -> str:
     """Text of bytes: UTF-8, or what their byte order mark says.
 
@@ -152,13 +156,49 @@ def user_path(text: str) -> Path:
 
 
 def json_value(text: str, source: str) -> Any:
-    """The value in a JSON text; InputError if it is damaged, nested too deeply or holds an overlong number."""
+    """The value in a JSON text; InputError if it is damaged, too deep, or holds an overlong number or a key twice."""
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_once, parse_constant=_no_number)
     except RecursionError:
         raise InputError(f"{source} is nested too deeply") from None
+    except TwiceError as error:
+        raise TwiceError(f"{source}: {error}") from None
     except ValueError as error:
         raise InputError(f"{source} is not JSON: {str(error).splitlines()[0]}") from None
+
+
+def check_keys(text: str | bytes, where: str = "") -> None:
+    """TwiceError if an object in a JSON text holds a key twice; other faults are left to the text's reader."""
+    try:
+        json.loads(text, object_pairs_hook=_once, parse_int=str, parse_float=str)
+    except TwiceError as error:
+        raise TwiceError(f"{where}{error}") from None
+    except (ValueError, RecursionError):
+        pass
+
+
+def json_or_text(text: str, source: str) -> Any:
+    """The value in a JSON text, or the text itself where it is none; TwiceError if it holds a key twice."""
+    try:
+        return json_value(text, source)
+    except TwiceError:
+        raise
+    except InputError:
+        return text
+
+
+def _no_number(name: str) -> Any:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON; TwiceError if a key comes twice."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for place, name in enumerate(names) if name in names[:place])
+        raise TwiceError(f"the key {twice[:60]!r} comes twice in one object")
+    return found
 
 
 def toml_value(value: object) -> str:

@@ -40,6 +40,8 @@ def order_of(*arguments):
         (["--credential", "a", "--credential-file", "b"], "--credential-file cannot go with --credential"),
         (["--template-variable", "x"], "'x' is not of the form KEY=VALUE"),
         (["--template-variable", "a b=1"], "is not of the form KEY=VALUE"),
+        (["--template-variable", "a=1", "--template-variable", "a=2"], "--template-variable gives a twice"),
+        (["--template-variable", 'a={"b": 1, "b": 2}'], "--template-variable a: the key 'b' comes twice"),
         (["--prompt", "Gr\udcfc"], "--prompt is not UTF-8 text"),
         (["--stop", "\udcfc"], "--stop is not UTF-8 text"),
         (["--name", "n" * 81], "--name has 81 characters, over the limit of 80"),

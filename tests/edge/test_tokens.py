@@ -96,6 +96,11 @@ GOOD = {"id": "a", "name": "x", "sha256": "0" * 64, "created": ""}
         ("[" * 100_000, "no file of tokens"),
         ("{}", "missing required field `tokens`"),
         (json.dumps({"tokens": [GOOD | {"sha256": "secret"}]}), "sha256"),
+        (
+            json.dumps({"tokens": [GOOD]})[:-3] + ', "sha256": "' + "1" * 64 + '"}]}',
+            "no file of tokens: the key 'sha256' comes",
+        ),
+        ('{"tokens": [], ' + json.dumps({"tokens": [GOOD]})[1:], "no file of tokens: the key 'tokens' comes twice"),
         (json.dumps({"tokens": [GOOD | {"max_session": 3}]}), "max_session"),
         (json.dumps({"tokens": [GOOD | {"max_sessions": -1}]}), "max_sessions"),
         (json.dumps({"tokens": [GOOD, GOOD | {"id": "b"}]}), "same sha256 twice"),

@@ -237,6 +237,24 @@ def test_what_is_no_json_object_is_refused(raw):
         read_body(raw, ChatBody)
 
 
+@pytest.mark.parametrize(
+    "raw", [b'{"messages": [], "n": 1, "messages": []}', b'{"messages": [{"role": "user", "role": ""}]}']
+)
+def test_a_key_that_comes_twice_is_refused(raw):
+    with pytest.raises(BadRequestError, match=r"not valid JSON: the key '(messages|role)' comes twice"):
+        read_body(raw, ChatBody)
+
+
+def test_arguments_of_a_call_with_a_key_twice_stay_a_text():
+    given = '{"a": 1, "a": 2}'
+    called = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": given}}
+    (message,) = chat(messages=[{"role": "assistant", "tool_calls": [called]}]).conversation()
+    assert message["tool_calls"][0]["function"]["arguments"] == given
+    item = {"type": "function_call", "name": "f", "arguments": given}
+    (message,) = responses(input=[item]).conversation()
+    assert message["tool_calls"][0]["function"]["arguments"] == given
+
+
 def test_a_body_may_begin_with_a_byte_order_mark():
     assert read_body(b'\xef\xbb\xbf{"prompt": "a"}', CompletionBody).prompts() == ["a"]
 

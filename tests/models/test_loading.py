@@ -175,6 +175,14 @@ def test_a_config_of_a_thousand_million_parts_is_refused_before_any_is_made(fold
         refused(lambda load=load: load(str(folder)), "1000000000, over the limit of 4096")
 
 
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json", "tokenizer_config.json"])
+def test_settings_with_a_key_twice_are_refused_by_its_name(folder, name):
+    path = folder / name
+    path.write_text(path.read_text().rstrip()[:-1] + ', "eos_token_id": 5, "eos_token_id": 6}')
+    for load in (load_model, load_tokenizer):
+        refused(lambda load=load: load(str(folder)), f"{path}: the key 'eos_token_id' comes twice")
+
+
 def test_a_folder_without_weights_is_refused(folder):
     for file in folder.glob("model*"):
         file.unlink()

@@ -10,9 +10,11 @@ from rich.text import Text
 
 from multispin.errors import InputError
 from multispin.outside import (
+    check_keys,
     decode,
     first_line,
     in_markup,
+    json_or_text,
     json_value,
     never_fails,
     one_line,
@@ -127,11 +129,28 @@ def test_a_pipe_is_read_if_somebody_writes_and_waits_for_nobody_for_ever(tmp_pat
     assert read_file(pipe) == "Grüße"
 
 
-@pytest.mark.parametrize("text", ["", "{", "[" * 100_000, "1" * 100_000, '{"a": 1,}'])
+@pytest.mark.parametrize("text", ["", "{", "[" * 100_000, "1" * 100_000, '{"a": 1,}', "NaN", "[-Infinity]"])
 def test_json_that_is_none_is_refused_in_one_sentence(text):
     with pytest.raises(InputError, match=r"^the file is (not JSON|nested too deeply)") as refusal:
         json_value(text, "the file")
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("text", ['{"a": 1, "b": 2, "a": 1}', '[{"b": {"\\u0061": 1, "a": 2}}]'])
+def test_a_key_that_comes_twice_is_refused_by_its_name(text):
+    for read_it in (json_value, json_or_text):
+        with pytest.raises(InputError, match=r"^the file: the key 'a' comes twice in one object$"):
+            read_it(text, "the file")
+    for read_it in (check_keys, lambda text: check_keys(b"\xef\xbb\xbf" + text.encode())):
+        with pytest.raises(InputError, match=r"^the key 'a' comes twice in one object$"):
+            read_it(text)
+
+
+def test_a_key_may_come_again_in_another_object_and_other_faults_are_for_the_reader():
+    assert json_value('[{"a": {"a": 1}}, {"a": 2}]', "the file") == [{"a": {"a": 1}}, {"a": 2}]
+    for text in ("", "{", "[" * 100_000, "1" * 100_000, b"\xff", '{"a": {"a": 1}}'):
+        check_keys(text)
+    assert json_or_text("{x", "it") == "{x"
 
 
 def test_a_machine_without_a_home_folder_is_told_so(monkeypatch, tmp_path):

@@ -28,6 +28,12 @@ def test_options_of_another_form_are_refused_without_vllm(pair):
         vllm_options.parse_options([pair])
 
 
+@pytest.mark.parametrize("pairs", [["a-b=1", "a_b=2"], ['x={"a": 1, "a": 2}']])
+def test_a_name_that_comes_twice_is_refused_without_vllm(pairs):
+    with pytest.raises(InputError, match="twice"):
+        vllm_options.parse_options(pairs)
+
+
 @pytest.mark.parametrize("value", ["[" * 100_000, "9" * 5_000, "NaN]", ""])
 def test_a_value_that_is_no_json_is_a_text_without_vllm(value):
     assert vllm_options.parse_options([f"x={value}"]) == {"x": value}

@@ -121,6 +121,7 @@ def test_what_the_model_has_is_given_only_to_who_has_the_token(tokenizer, tmp_pa
         (b'{"messages":[{"role":"user","content":""}]}', 400),
         (b'{"messages":[{"role":"user"}]}', 400),
         (b'{"messages":[{"role":"user","content":"a","more":1}]}', 400),
+        (b'{"messages":[{"role":"user","content":"a","content":"ab"}]}', 400),
         (b"\xff", 400),
         (b'{"messages":[{"role":"user","content":"' + b"a" * MAX_PROMPT_BYTES + b'"}]}', 413),
     ],

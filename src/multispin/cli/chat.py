@@ -17,7 +17,7 @@ from multispin.checks import shown
 from multispin.cli.options import FILE
 from multispin.cli.process import flag
 from multispin.errors import InputError
-from multispin.outside import MAX_TEXT_BYTES, decode, one_line, printable, user_path, whole_characters
+from multispin.outside import MAX_TEXT_BYTES, check_keys, decode, one_line, printable, user_path, whole_characters
 from multispin.protocol.limits import CONNECT_TIMEOUT_S
 
 if TYPE_CHECKING:
@@ -379,8 +379,9 @@ async def _bounded(answer: Any) -> bytes:
 def read_answer(data: bytes) -> ServerAnswer:
     """Read a server's document; InputError if it is an error or does not fit an OpenAI-compatible API."""
     try:
+        check_keys(data)
         found = msgspec.json.decode(data, type=ServerAnswer)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (InputError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(
             f"the server's answer is malformed ({error}): is this the base URL of an OpenAI-compatible API?"
         ) from None

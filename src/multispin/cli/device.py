@@ -2,7 +2,6 @@
 
 import contextlib
 import ipaddress
-import json
 import logging
 import os
 from collections.abc import Mapping
@@ -16,7 +15,7 @@ from multispin.cli.sampling import sampling_and_rule, sampling_options
 from multispin.cli.unused import idle_of_device
 from multispin.errors import InputError
 from multispin.models.drafter_name import DrafterName
-from multispin.outside import read_file, read_standard_input, user_path, whole_characters
+from multispin.outside import json_or_text, read_file, read_standard_input, user_path, whole_characters
 from multispin.protocol.limits import MAX_NAME_CHARACTERS, check_credential
 
 log = logging.getLogger(__name__)
@@ -225,10 +224,9 @@ def _variables(options: Mapping[str, Any]) -> dict[str, Any]:
             raise InputError(
                 f"--template-variable {text!r} is not of the form KEY=VALUE: write, for example, enable_thinking=false"
             )
-        try:
-            variables[key] = json.loads(value)
-        except (ValueError, RecursionError):  # not JSON: a text
-            variables[key] = value
+        if key in variables:
+            raise InputError(f"--template-variable gives {key} twice")
+        variables[key] = json_or_text(value, f"--template-variable {key}")
     if options["thinking"] is not None:
         variables["enable_thinking"] = options["thinking"]
     if options["raw"] and (variables or options["system"] is not None):

@@ -21,6 +21,7 @@ import msgspec
 from msgspec import Meta
 
 from multispin.errors import InputError
+from multispin.outside import check_keys
 
 MAX_CREDENTIALS = 10_000
 MAX_TOKEN_FILE_BYTES = 8 * 2**20
@@ -191,8 +192,9 @@ class TokenFile:
         if len(text) > MAX_TOKEN_FILE_BYTES:
             raise InputError(f"{self.path} is longer than {MAX_TOKEN_FILE_BYTES} bytes, the limit")
         try:
+            check_keys(text)
             tokens = msgspec.json.decode(text, type=_File).tokens
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        except (InputError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise InputError(f"{self.path} is no file of tokens: {error}") from None
         _check(tokens, self.path)
         return tokens, _mark(found)

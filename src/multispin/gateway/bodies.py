@@ -15,7 +15,8 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from multispin.errors import InputError
 from multispin.gateway.formats import schema_of_format
-from multispin.gateway.tools import ToolUse, read_tools
+from multispin.gateway.tools import ToolUse, arguments_of, read_tools
+from multispin.outside import check_keys
 from multispin.protocol.limits import MAX_STOP_IDS
 from multispin.speculation import MAX_LOGPROBS, SamplingParams
 from multispin.speculation.sampling import MAX_BIASES, MIN_TEMPERATURE
@@ -127,11 +128,7 @@ class CalledTool(Struct, frozen=True):
 
     def plain(self) -> dict[str, Any]:
         """The call as chat templates take it, its arguments as an object where they are one."""
-        try:
-            arguments = msgspec.json.decode(self.function.arguments or "{}")
-        except (msgspec.DecodeError, RecursionError):
-            arguments = self.function.arguments
-        return {"name": self.function.name, "arguments": arguments}
+        return {"name": self.function.name, "arguments": arguments_of(self.function.arguments)}
 
 
 class Message(Struct, frozen=True):
@@ -455,8 +452,9 @@ def read_body(raw: bytes, kind: type[Body]) -> Body:
             would change the text.
     """
     try:
+        check_keys(raw)
         given = msgspec.json.decode(raw.removeprefix(BOM_UTF8))
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (InputError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadRequestError(f"the body is not valid JSON: {error}") from None
     if not isinstance(given, dict):
         raise BadRequestError("the body is not a JSON object")

@@ -21,7 +21,7 @@ from multispin.gateway.formats import FormatError, schema_of_format
 from multispin.gateway.logprobs import Scored, response_logprobs
 from multispin.gateway.parts import Part
 from multispin.gateway.source import Piece
-from multispin.gateway.tools import ToolUse, read_tools
+from multispin.gateway.tools import ToolUse, arguments_of, read_tools
 
 MAX_ITEMS = 1024
 """Most items of an input."""
@@ -135,10 +135,7 @@ def _message(item: Mapping[str, Any]) -> dict[str, Any]:
     """One item of an input as a message of a chat."""
     kind = item.get("type", "message")
     if kind == "function_call" and isinstance(item.get("name"), str):
-        try:
-            arguments = json.loads(item.get("arguments") or "{}")
-        except (ValueError, TypeError, RecursionError):
-            arguments = str(item.get("arguments"))
+        arguments = arguments_of(str(item.get("arguments") or ""))
         call = {"type": "function", "function": {"name": item["name"], "arguments": arguments}}
         return {"role": "assistant", "content": "", "tool_calls": [call]}
     if kind == "function_call_output" and isinstance(item.get("output"), str | list):

@@ -17,7 +17,9 @@ import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from multispin.errors import InputError
 from multispin.gateway.formats import FormatError, held_schema
+from multispin.outside import json_value
 
 MAX_TOOLS = 64
 """Most tools of one request."""
@@ -47,6 +49,14 @@ class Tool(NamedTuple):
         """The tool as chat templates take it."""
         function = {"name": self.name, "description": self.description, "parameters": dict(self.parameters)}
         return {"type": "function", "function": function}
+
+
+def arguments_of(text: str) -> Any:
+    """The arguments of a call as chat templates take them: the value of their JSON, or the text where it is none."""
+    try:
+        return json_value(text or "{}", "a call")
+    except InputError:
+        return text
 
 
 class ToolUse(NamedTuple):

@@ -11,7 +11,7 @@ import msgspec
 from multispin.checks import shown
 from multispin.errors import InputError
 from multispin.models.drafter_name import CARD_FILE
-from multispin.outside import read_file
+from multispin.outside import check_keys, read_file
 
 DRAFTER_WEIGHTS_FILE = "weights.safetensors"
 FORMAT = "multispin-drafter-1"
@@ -55,7 +55,9 @@ class DrafterCard:
 def read_card(folder: Path) -> DrafterCard:
     """The card of a drafter's folder; InputError if there is none that this version reads."""
     try:
-        card = msgspec.json.decode(read_file(folder / CARD_FILE), type=DrafterCard)
+        text = read_file(folder / CARD_FILE)
+        check_keys(text)
+        card = msgspec.json.decode(text, type=DrafterCard)
     except (InputError, msgspec.DecodeError, RecursionError) as error:
         raise InputError(f"{folder} holds no drafter that can be read: {error}") from None
     if card.format != FORMAT or card.storage not in STORAGES:

@@ -17,7 +17,7 @@ from pathlib import Path
 from multispin.checks import SHOWN_NAME, shown
 from multispin.errors import InputError
 from multispin.models.gguf_header import check_end, check_header
-from multispin.outside import user_path, whole_characters
+from multispin.outside import check_keys, user_path, whole_characters
 
 EMBEDDED = "embedded"
 """The reference of the embedded target, SmolLM2-135M-Instruct."""
@@ -165,13 +165,18 @@ def is_whole(folder: Path) -> bool:
 
 
 def check_sizes(folder: Path) -> None:
-    """InputError if a settings file of a model folder is too large, or has too large counts."""
+    """InputError if a settings file of a model folder is too large, or has a key twice or too large counts."""
     for name, most_bytes in MOST_BYTES.items():
         path = folder / name
         if path.is_file() and (size := path.stat().st_size) > most_bytes:
             raise InputError(f"{path} has {size} bytes, over the limit of {most_bytes} for such a file")
         if path.exists() and not path.is_file():  # a device file has no end
             raise InputError(f"{path} is not a file")
+        if (
+            path.suffix == ".json" and path.is_file() and name != "tokenizer.json"
+        ):  # a second reading of that takes seconds
+            with contextlib.suppress(OSError):
+                check_keys(path.read_bytes(), f"{path}: ")
     path, config = folder / "config.json", None
     with contextlib.suppress(OSError, ValueError, RecursionError):  # the file's reader reports this
         config = json.loads(path.read_bytes())

@@ -1,11 +1,11 @@
 """Checks that vLLM is installed, and reads its options from the command line. It imports nothing heavy."""
 
 import importlib.util
-import json
 from collections.abc import Sequence
 from typing import Any
 
 from multispin.errors import InputError, how_to_install
+from multispin.outside import json_or_text
 
 
 def check_installed() -> None:
@@ -24,8 +24,7 @@ def parse_options(pairs: Sequence[str]) -> dict[str, Any]:
         name, sign, value = pair.partition("=")
         if not sign or not name:
             raise InputError(f"{pair!r} is not of the form NAME=VALUE: write, for example, tensor_parallel_size=8")
-        try:
-            options[name.replace("-", "_")] = json.loads(value)
-        except (ValueError, RecursionError):  # not JSON, nested too deeply, or a number of very many digits
-            options[name.replace("-", "_")] = value
+        if (own := name.replace("-", "_")) in options:
+            raise InputError(f"--engine-option gives {name} twice")
+        options[own] = json_or_text(value, f"--engine-option {name}")
     return options

@@ -16,6 +16,7 @@ import msgspec
 from aiohttp import web
 
 from multispin.errors import InputError
+from multispin.outside import check_keys
 from multispin.protocol import PROTOCOL_VERSION
 from multispin.web.files import STATIC, Handler, add_folder, client_folder, json_answer, serving, wllama_folder
 from multispin.web.headers import FOR_A_YEAR, headers
@@ -164,8 +165,9 @@ class DevicePage:
         while len(body) <= MAX_PROMPT_BYTES and not request.content.at_eof():
             body += await request.content.read(MAX_PROMPT_BYTES + 1 - len(body))
         try:
+            check_keys(body)
             found = msgspec.json.decode(body[: MAX_PROMPT_BYTES + 1], type=_PagePrompt)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (InputError, msgspec.DecodeError, UnicodeDecodeError) as error:
             raise InputError(f"the body is not a prompt: {error}") from None
         if not 0 < len(found.messages) <= MAX_PAGE_MESSAGES:
             raise InputError(f"the prompt has {len(found.messages)} messages; it must have 1 … {MAX_PAGE_MESSAGES}")
