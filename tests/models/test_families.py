@@ -4,6 +4,7 @@ The reference is transformers' own forward pass over one whole text, without a c
 """
 
 import json
+import math
 import random
 import shutil
 from pathlib import Path
@@ -327,17 +328,32 @@ def test_sizes_that_do_not_fit_each_other_are_one_sentence(case, changes):
 
 
 def test_logits_that_are_no_numbers_are_one_sentence():
-    """Zero over zero, for one id of many: the others are finite, and a self-test that skips it would pass."""
-    model = build("gemma3_text", final_logit_softcapping=0.0)
+    """No number for one id of many: the others are finite, and a self-test that skips it would pass."""
+    model = build("llama")
     with torch.no_grad():
-        model.get_input_embeddings().weight[5] = 0.0  # its logit, too: the head is the same matrix
+        model.get_output_embeddings().weight[5] = torch.nan
     with pytest.raises(InputError, match="are not finite"):
         PackedModel.of(model, reorder=False)
 
 
-def test_scores_with_a_scale_that_is_no_real_number_are_one_sentence():
-    with pytest.raises(InputError, match="cannot compute a text"):
-        PackedModel.of(build("gemma3_text", query_pre_attn_scalar=-4), reorder=False)
+@pytest.mark.parametrize(
+    ("case", "name", "value"),
+    [
+        ("gemma3_text", "query_pre_attn_scalar", -4),
+        ("gemma2", "attn_logit_softcapping", 0.0),
+        ("gemma2", "final_logit_softcapping", 0.0),
+        ("granite", "logits_scaling", 0.0),
+        ("granite", "attention_multiplier", math.nan),
+        ("granite", "attention_multiplier", 0.0),
+        ("granite", "embedding_multiplier", math.inf),
+        ("cohere norms", "logit_scale", math.nan),
+        ("mixtral", "num_experts_per_tok", 5),
+        ("qwen3_moe", "num_experts_per_tok", 0),
+    ],
+)
+def test_a_value_with_which_nothing_is_computed_is_refused_by_its_field(case, name, value):
+    with pytest.raises(InputError, match=f"{name} is {value}; it must be"):
+        PackedModel.of(build(case, **{name: value}), reorder=False)
 
 
 def test_layers_of_no_width_are_one_sentence():
@@ -395,12 +411,6 @@ def test_an_attention_that_gives_no_numbers_fails_the_self_test(row, monkeypatch
     monkeypatch.setattr(PackedBatch, "attend", broken)
     with pytest.raises(InputError, match="self-test"):
         PackedModel.of(build("llama"), reorder=False)
-
-
-def test_a_scale_of_attention_that_is_no_number_is_refused():
-    """On a CPU, torch's attention over a whole text takes such a scale for none, and that with a mask does not."""
-    with pytest.raises(InputError, match=r"self-test|are not finite"):
-        PackedModel.of(build("granite", attention_multiplier=float("nan")), reorder=False)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

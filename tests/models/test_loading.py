@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.models.test_families import build
 from tokenizers import Tokenizer as Backend
 from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
@@ -151,6 +152,48 @@ def test_weights_of_another_shape_are_refused(folder, make_model):
     config = (folder.parent / "other" / "config.json").read_text()
     (folder.parent / "other" / "config.json").write_text(config.replace('"hidden_size": 32', '"hidden_size": 40'))
     refused(lambda: load_model(str(folder.parent / "other")), "other")
+
+
+@pytest.mark.parametrize(
+    ("case", "name", "value"),
+    [
+        ("llama", "num_key_value_heads", 4),
+        ("llama", "head_dim", 8),
+        ("llama", "intermediate_size", 49),
+        ("llama", "vocab_size", 98),
+        ("llama", "hidden_size", 64),
+        ("llama", "num_hidden_layers", 2),
+        ("llama", "num_hidden_layers", 4),
+        ("llama", "attention_bias", False),
+        ("phi3", "num_attention_heads", 2),
+        ("qwen2", "num_key_value_heads", 0),
+        ("cohere2", "tie_word_embeddings", False),
+        ("granitemoe", "head_dim", 6),
+        ("llama", "model_type", "gemma"),
+        ("qwen3", "hidden_act", "nonsense"),
+        ("qwen3", "text_config", {"num_hidden_layers": 1}),
+        ("qwen3", "rms_norm_eps", "1e-5"),
+        ("mixtral", "num_experts", None),
+        ("mixtral", "num_local_experts", 8),
+        ("qwen2_moe", "mlp_only_layers", [0]),
+        ("gemma3_text", "layer_types", ["chunked_attention"] * 3),
+        ("gemma3_text", "layer_types", ["full_attention"]),
+        ("mistral", "rope_scaling", "linear"),
+        ("mistral", "rope_scaling", {"rope_type": "ntk", "factor": 2.0}),
+        ("mistral", "rope_parameters", {"rope_theta": 1e4, "rope_type": "dynamic", "factor": 2.0, "alpha": 1000}),
+        ("mistral", "per_layer_config", {"0": {"sliding_window": 3}}),
+        ("olmo", "attn_implementation", "flash_attention_2"),
+        ("smollm3", "no_rope_layers", [1]),
+    ],
+)
+def test_a_field_with_which_a_model_cannot_be_loaded_is_named(tmp_path, case, name, value):
+    build(case).save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    settings = json.loads(path.read_text()) | {name: value}
+    if name == "rope_scaling":
+        del settings["rope_parameters"]
+    path.write_text(json.dumps(settings))
+    refused(lambda: Verifier(load_model(str(tmp_path)), 1, 32), name)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"model_type": "no-such-model"}'])

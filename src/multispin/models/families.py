@@ -10,7 +10,7 @@ from typing import Any
 
 import transformers
 
-from multispin.checks import positive
+from multispin.checks import number, positive, whole
 from multispin.errors import InputError
 
 
@@ -99,12 +99,20 @@ ROPE_FIELDS = _names(
 PARTLY_ROTARY = frozenset({"glm", "glm4", "phi", "phi3", "qwen3_5_text"})
 """Families that rotate only a part of each head where their settings say so. The others do not look at that."""
 _POSITIVE = _names("rope_theta factor low_freq_factor high_freq_factor beta_fast beta_slow attention_factor")
+_ROPE = "the rotary positions (rope_parameters, in older files rope_scaling)"
+_ABOVE_ZERO = _names(
+    "query_pre_attn_scalar attn_logit_softcapping final_logit_softcapping logits_scaling attention_multiplier"
+)
+"""Numbers with which a model computes nothing if they are 0."""
+_FACTORS = ("embedding_multiplier", "residual_multiplier", "logit_scale")
 _MULTIMODAL_ROPE = frozenset({"mrope_section", "mrope_interleaved"})  # for text, all three positions are the same
 
 
 def check_family(config: Any) -> None:
     """InputError unless every feature that a model's configuration turns on is computed exactly here."""
     text = config.get_text_config()
+    if not isinstance(text, transformers.PreTrainedConfig):
+        raise InputError(f"a {config.model_type} model has no text_config: remove that field of its configuration")
     family = text.model_type
     if family not in FAMILIES:
         raise InputError(
@@ -147,12 +155,20 @@ def check_family(config: Any) -> None:
         raise InputError(f"the configuration has sliding_window = {str(window)[:60]}, which is not a number of tokens")
     for kind in getattr(text, "layer_types", None) or ():
         if kind not in LAYERS and (kind, family) != RECURRENT:
-            raise InputError(f"layers of the type {str(kind)[:60]!r} are not known in a {family} model: choose another")
+            raise InputError(f"layer_types: layers of the type {str(kind)[:60]!r} are not known in a {family} model")
     for name, part in (getattr(text, "rope_parameters", None) or {}).items():
         if isinstance(part, dict) and name not in (getattr(text, "layer_types", None) or ()):
-            raise InputError(f"the rotary positions are for layers {str(name)[:60]!r}, which this model does not have")
+            raise InputError(f"{_ROPE} are for layers {str(name)[:60]!r}, which this model does not have")
     for rope in _rotary(text):
         _check_rotary(rope, text)
+    of = f"the configuration of this {family} model: "
+    for name in (each for each in sorted(_ABOVE_ZERO) if getattr(text, each, None) is not None):
+        positive(name, getattr(text, name), of=of)
+    for name in (each for each in _FACTORS if getattr(text, each, None) is not None):
+        number(name, getattr(text, name), of=of)
+    experts = getattr(text, "num_local_experts", getattr(text, "num_experts", None))
+    if experts:
+        whole("num_experts_per_tok", text.num_experts_per_tok, 1, experts, of=of)
 
 
 def _check_programs(config: Any) -> None:
@@ -166,8 +182,8 @@ def _check_programs(config: Any) -> None:
         if getattr(getattr(program, "config_class", None), "model_type", None) not in kinds:
             raise InputError(
                 f"the configuration of this {config.model_type} model names the program {str(name)[:60]} ({field}), "
-                "which is not its family's own and may compute something else: remove the field if it does not, "
-                "or choose another model"
+                "which is not that of its family (model_type) and may compute something else: remove the field if it "
+                "does not, or choose another model"
             )
 
 
@@ -191,22 +207,20 @@ def _rotary(config: Any) -> list[dict[str, Any]]:
 def _check_rotary(rope: dict[str, Any], text: Any) -> None:
     kind, family = rope.get("rope_type", "default"), text.model_type
     if not isinstance(kind, str) or kind not in ROPE_TYPES:
-        raise InputError(f"rotary positions of the type {kind!r} are not known here: choose another model")
+        raise InputError(f"{_ROPE} are of the type {kind!r}, which is not known here: choose another model")
     known = ROPE_FIELDS | (_MULTIMODAL_ROPE if family == "qwen3_5_text" else frozenset())
     for name, value in rope.items():
         if name not in known and value is not None:
-            raise InputError(f"the rotary positions set {name} = {str(value)[:60]}, which is not known here")
+            raise InputError(f"{_ROPE} set {name} = {str(value)[:60]}, which is not known here")
     for name in _POSITIVE & rope.keys():
         if rope[name] is not None:
-            positive(name, rope[name], of="the rotary positions: ")
+            positive(name, rope[name], of=f"{_ROPE}: ")
     part = rope.get("partial_rotary_factor")
     if part not in (None, 1.0) and family not in PARTLY_ROTARY:
-        raise InputError(
-            f"the rotary positions set partial_rotary_factor = {str(part)[:60]}, which a {family} model does not apply"
-        )
+        raise InputError(f"{_ROPE} set partial_rotary_factor = {str(part)[:60]}, which a {family} model does not apply")
     head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     pairs = int(head * (1.0 if part is None else part)) // 2
     for name in ("short_factor", "long_factor"):
         factors = rope.get(name)
         if factors is not None and (not isinstance(factors, list | tuple) or len(factors) != pairs):
-            raise InputError(f"the rotary positions need a list of {pairs} numbers as {name}, one per pair")
+            raise InputError(f"{_ROPE} need a list of {pairs} numbers as {name}, one per pair")

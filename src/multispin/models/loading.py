@@ -22,6 +22,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from multispin.checks import shown
 from multispin.errors import InputError
+from multispin.models.blame import failing_fields, named, shaping_fields
 from multispin.models.families import check_family, longest_text
 from multispin.models.gguf_file import read_facts
 from multispin.models.gguf_split import set_split
@@ -64,7 +65,8 @@ def load_model(reference: str, dtype: str = "float32", device: str = "cpu") -> P
         raise InputError(f"dtype = {dtype!r} is not one of {', '.join(NUMBERS)}")
     check_place(device)
     source = resolve(reference)
-    _read(reference, lambda: check_family(AutoConfig.from_pretrained(source, trust_remote_code=False)))
+    config = _read(reference, lambda: AutoConfig.from_pretrained(source, trust_remote_code=False), folder=Path(source))
+    check_family(config)
     _read(reference, lambda: _check_numbers(reference, Path(source)))
     model = _read_weights(reference, source, dtype=DTYPES.get(dtype, torch.float32))
     _read(reference, lambda: _check_frequencies(reference, Path(source), model))
@@ -258,28 +260,46 @@ def _read_weights(reference: str, source: str, problem: str = CANNOT_LOAD, **opt
     model, found = _read(
         reference,
         lambda: AutoModelForCausalLM.from_pretrained(
-            source, trust_remote_code=False, output_loading_info=True, **options
+            source, trust_remote_code=False, output_loading_info=True, ignore_mismatched_sizes=True, **options
         ),
         problem,
+        Path(source),
     )
-    missing = sorted(found["missing_keys"])
-    if missing:
+    if others := sorted(found["mismatched_keys"]):
+        name, shape, asked = others[0]
+        raise InputError(
+            f"cannot load the model {reference}: its files hold {name} of the shape {list(shape)}, but its "
+            f"configuration asks for {list(asked)}{named(shaping_fields(model.config, [name]))}"
+        )
+    if missing := sorted(found["missing_keys"]):
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise InputError(f"cannot load the model {reference}: its files lack the weights {missing[0]}{more}")
+        raise InputError(
+            f"cannot load the model {reference}: its files lack the weights {missing[0]}{more}, which its "
+            f"configuration asks for{named(shaping_fields(model.config, missing))}"
+        )
     unread = sorted(name for name in found["unexpected_keys"] if not name.endswith(RECOMPUTED))
     if unread:
         more = f" and {len(unread) - 1} more" if len(unread) > 1 else ""
         raise InputError(
             f"cannot load the model {reference}: its files hold the weights {unread[0]}{more}, which this "
-            f"{model.config.model_type} model does not use: its results would be wrong"
+            f"{model.config.model_type} model does not use{named(shaping_fields(model.config, unread))}: its results "
+            "would be wrong"
         )
     loaded: PreTrainedModel = model
     loaded.config.return_dict = True  # or its modules would hand tuples to each other
     return loaded
 
 
-def _read(reference: str, load: Callable[[], Any], problem: str = CANNOT_LOAD) -> Any:
-    """Call a loader of transformers without its output. Its errors about bad files become one sentence."""
+def _read(reference: str, load: Callable[[], Any], problem: str = CANNOT_LOAD, folder: Path | None = None) -> Any:
+    """Call a loader of transformers without its output. Its errors about bad files become one sentence.
+
+    Args:
+        reference: reference of the model, for the sentence.
+        load: calls the loader.
+        problem: begin of the sentence.
+        folder: folder of the model, whose configuration may be the reason; default None.
+
+    """
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
     try:
@@ -291,7 +311,7 @@ def _read(reference: str, load: Callable[[], Any], problem: str = CANNOT_LOAD) -
         cause = f"a safetensors file is truncated or damaged ({first_line(error)}); fetch it again"
         raise InputError(f"{problem} {reference}: {cause}") from error
     except Exception as error:
-        cause = first_line(error)
-        if "ignore_mismatched_sizes" in cause:  # it refers to a report that nobody sees
-            cause = "some weights have another shape than its configuration says"
-        raise InputError(f"{problem} {reference}: {cause}") from error
+        with contextlib.redirect_stderr(io.StringIO()):
+            fields = failing_fields(folder) if folder is not None else []
+        about = f"its configuration{named(fields)}: " if fields else ""
+        raise InputError(f"{problem} {reference}: {about}{first_line(error)}") from error
