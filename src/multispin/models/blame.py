@@ -18,12 +18,13 @@ LONGEST_S = 60.0
 """Time after which no further field is tried [s]; a model of 80 layers takes 1.5 s to make."""
 
 
-def shaping_fields(config: Any, weights: Collection[str]) -> list[str]:
-    """Fields on which it depends whether a model has the first of some weights, and of which shape.
+def shaping_fields(config: Any, weights: Collection[str], shape: bool = False) -> list[str]:
+    """Fields on which it depends whether a model has the first of some weights.
 
     Args:
         config: configuration of the model.
         weights: names of weights, as the model calls them or would.
+        shape: whether the shape of that weight is in question, too; default False.
 
     """
     text = config.get_text_config()
@@ -37,12 +38,12 @@ def shaping_fields(config: Any, weights: Collection[str]) -> list[str]:
                 return found
             try:
                 setattr(text, name, other)
-                differs = _shape(config, weight) != usual
+                made = _shape(config, weight)
             except Exception:  # another field does not go with this value
                 continue
             finally:
                 setattr(text, name, value)
-            if differs:
+            if (made is None) is not (usual is None) or (shape and made != usual):
                 found.append(name)
                 break
     return found

@@ -269,7 +269,7 @@ def _read_weights(reference: str, source: str, problem: str = CANNOT_LOAD, **opt
         name, shape, asked = others[0]
         raise InputError(
             f"cannot load the model {reference}: its files hold {name} of the shape {list(shape)}, but its "
-            f"configuration asks for {list(asked)}{named(shaping_fields(model.config, [name]))}"
+            f"configuration asks for {list(asked)}{named(shaping_fields(model.config, [name], shape=True))}"
         )
     if missing := sorted(found["missing_keys"]):
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
