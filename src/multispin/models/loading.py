@@ -263,7 +263,7 @@ def _read_weights(reference: str, source: str, problem: str = CANNOT_LOAD, **opt
             source, trust_remote_code=False, output_loading_info=True, ignore_mismatched_sizes=True, **options
         ),
         problem,
-        Path(source),
+        None if "gguf_file" in options else Path(source),
     )
     if others := sorted(found["mismatched_keys"]):
         name, shape, asked = others[0]
