@@ -65,7 +65,7 @@ def failing_fields(folder: Path) -> list[str]:
     ]
 
 
-def named(fields: Collection[str]) -> str:
+def in_brackets(fields: Collection[str]) -> str:
     """The fields in brackets, to stand in a sentence behind "its configuration"; nothing if there is none."""
     return f" ({', '.join(fields)})" if fields else ""
 

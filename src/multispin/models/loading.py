@@ -22,7 +22,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from multispin.checks import shown
 from multispin.errors import InputError
-from multispin.models.blame import failing_fields, named, shaping_fields
+from multispin.models.blame import failing_fields, in_brackets, shaping_fields
 from multispin.models.families import check_family, longest_text
 from multispin.models.gguf_file import read_facts
 from multispin.models.gguf_split import set_split
@@ -269,21 +269,21 @@ def _read_weights(reference: str, source: str, problem: str = CANNOT_LOAD, **opt
         name, shape, asked = others[0]
         raise InputError(
             f"cannot load the model {reference}: its files hold {name} of the shape {list(shape)}, but its "
-            f"configuration asks for {list(asked)}{named(shaping_fields(model.config, [name], shape=True))}"
+            f"configuration asks for {list(asked)}{in_brackets(shaping_fields(model.config, [name], shape=True))}"
         )
     if missing := sorted(found["missing_keys"]):
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise InputError(
             f"cannot load the model {reference}: its files lack the weights {missing[0]}{more}, which its "
-            f"configuration asks for{named(shaping_fields(model.config, missing))}"
+            f"configuration asks for{in_brackets(shaping_fields(model.config, missing))}"
         )
     unread = sorted(name for name in found["unexpected_keys"] if not name.endswith(RECOMPUTED))
     if unread:
         more = f" and {len(unread) - 1} more" if len(unread) > 1 else ""
         raise InputError(
             f"cannot load the model {reference}: its files hold the weights {unread[0]}{more}, which this "
-            f"{model.config.model_type} model does not use{named(shaping_fields(model.config, unread))}: its results "
-            "would be wrong"
+            f"{model.config.model_type} model does not use{in_brackets(shaping_fields(model.config, unread))}: its "
+            "results would be wrong"
         )
     loaded: PreTrainedModel = model
     loaded.config.return_dict = True  # or its modules would hand tuples to each other
@@ -313,5 +313,5 @@ def _read(reference: str, load: Callable[[], Any], problem: str = CANNOT_LOAD, f
     except Exception as error:
         with contextlib.redirect_stderr(io.StringIO()):
             fields = failing_fields(folder) if folder is not None else []
-        about = f"its configuration{named(fields)}: " if fields else ""
+        about = f"its configuration{in_brackets(fields)}: " if fields else ""
         raise InputError(f"{problem} {reference}: {about}{first_line(error)}") from error
