@@ -296,7 +296,7 @@ def _read(reference: str, load: Callable[[], Any], problem: str = CANNOT_LOAD, f
     Args:
         reference: reference of the model, for the sentence.
         load: calls the loader.
-        problem: begin of the sentence.
+        problem: begin of the sentence; default `CANNOT_LOAD`.
         folder: folder of the model, whose configuration may be the reason; default None.
 
     """
