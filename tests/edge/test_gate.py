@@ -1,8 +1,10 @@
 """What connections may hold that say nothing, half of it, or do not listen: with real sockets."""
 
 import asyncio
+import contextlib
 import gc
 import socket
+import ssl
 import subprocess
 import sys
 import textwrap
@@ -17,6 +19,7 @@ from multispin.edge import Certificate, Gate, listening
 from multispin.edge.gate import Guarded
 
 HALF = b"POST /v1/echo HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n"
+WHOLE = b"POST /v1/echo HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nx"
 
 
 async def echo(request):
@@ -49,6 +52,12 @@ async def say(port, data, own="127.0.0.1"):
     reader, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=(own, 0))
     writer.write(data)
     return reader, writer
+
+
+async def echoed(port):
+    """Ask for something, and let the connection end."""
+    async with aiohttp.ClientSession() as http, http.post(f"http://127.0.0.1:{port}/v1/echo", data=b"x") as answer:
+        assert await answer.read() == b"x"
 
 
 @pytest.mark.parametrize("said", [b"", b"GET / HT", HALF, b"\x00\xff" * 10])
@@ -158,6 +167,77 @@ def test_a_handshake_that_is_not_finished_makes_room(run, tmp_path):
     assert run(scenario()) == (0, 1)
 
 
+@pytest.mark.parametrize("place", [0, 40, 64])
+def test_who_waits_to_be_accepted_in_a_silent_crowd_is_served(place, run):
+    async def scenario():
+        async with listening(application(), port=0, gate=Gate(most_per_address=16)) as port:
+            crowd = [socket.create_connection(("127.0.0.1", port)) for _ in range(65)]  # in the system's queue
+            crowd[place].sendall(WHOLE)
+            crowd[place].setblocking(False)
+            answer = await asyncio.wait_for(asyncio.get_running_loop().sock_recv(crowd[place], 1000), 20)
+            for each in crowd:
+                each.close()
+            return answer
+
+    assert run(scenario()).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize("said", [b"P", WHOLE[:-1], WHOLE])
+def test_a_flood_pushes_out_nobody_of_its_own_address_who_has_come_further(said, run):
+    async def scenario():
+        one = Gate(most_per_address=8)
+        async with listening(application(), port=0, gate=one) as port:
+            further = await say(port, said)
+            if said == WHOLE:
+                await further[0].readuntil(b"\r\n\r\nx")
+            else:
+                while not one.silent:
+                    await asyncio.sleep(0)
+                await echoed(port)  # what the other has said was read before
+            flood = [await say(port, b"") for _ in range(40)]
+            await echoed(port)
+            further[1].write((WHOLE * 2)[len(said) : len(WHOLE) * (2 if said == WHOLE else 1)])
+            answer = await asyncio.wait_for(further[0].readuntil(b"\r\n\r\nx"), 20)
+            for _, writer in flood:
+                writer.close()
+            return answer
+
+    assert run(scenario()).startswith(b"HTTP/1.1 200")
+
+
+def test_a_flood_pushes_out_no_handshake_that_has_begun(run, tmp_path):
+    trustme.CA().issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(tmp_path / "both.pem")
+    there, here = ssl.MemoryBIO(), ssl.MemoryBIO()
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    client = context.wrap_bio(there, here)
+
+    def steps():
+        with contextlib.suppress(ssl.SSLWantReadError):
+            client.do_handshake()
+        return here.read()
+
+    async def scenario():
+        one, tls = Gate(most_per_address=8), Certificate(tmp_path / "both.pem").context
+        async with listening(application(), port=0, gate=one, tls=tls) as port:
+            reader, writer = await say(port, steps())
+            there.write(await reader.read(65536))  # the server's half
+            flood = [await say(port, b"") for _ in range(40)]
+            while one.connections < 8:
+                await asyncio.sleep(0.01)
+            for each, _ in flood[:20]:
+                await until_closed(each)
+            writer.write(steps())
+            client.write(WHOLE)
+            writer.write(here.read())
+            while True:
+                there.write(await asyncio.wait_for(reader.readexactly(1), 20))
+                with contextlib.suppress(ssl.SSLWantReadError):
+                    return client.read(12)
+
+    assert run(scenario()) == b"HTTP/1.1 200"
+
+
 def test_a_full_gate_makes_room_by_those_that_have_asked_for_nothing(run):
     async def scenario():
         one = Gate(most=3)
@@ -170,9 +250,6 @@ def test_a_full_gate_makes_room_by_those_that_have_asked_for_nothing(run):
             return one.refused
 
     assert run(scenario()) == 0
-
-
-WHOLE = b"POST /v1/echo HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nx"
 
 
 def test_a_flood_from_one_address_pushes_out_nobody_of_another(run):

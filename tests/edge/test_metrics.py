@@ -127,6 +127,27 @@ def test_strangers_choose_names_but_not_how_many():
     assert names == {None, "device-5", "device-6", OTHER}
 
 
+def test_no_origin_takes_the_series_of_all_devices():
+    live = range(2 * MAX_NAMED_DEVICES)
+    counts, few = lambda: EMPTY._replace(sessions=live), live[-3:]
+    metrics = Metrics("m", counts, origin_of=lambda number: "few" if number in few else "many")
+    rows = [row(number, f"device-{number}") for number in live]
+    for _ in range(2):
+        metrics.tell(Round(1, 1.0, 0.1, 0, 0.2, 10.0, tuple(rows), ()))
+    found = samples(metrics.exposition().decode())
+    named = {dict(labels)["device"] for (_, labels) in found if dict(labels).get("device")}
+    assert {f"device-{number}" for number in few} < named
+    assert len(named) == MAX_NAMED_DEVICES + 1
+    tokens = [n for (name, _), n in found.items() if name == "multispin_device_tokens_total"]
+    assert sum(tokens) == 2 * 2 * len(rows)
+    live = range(MAX_NAMED_DEVICES, 2 * MAX_NAMED_DEVICES)  # some of those that had no series have room now
+    for _ in range(2):
+        metrics.exposition()
+        metrics.tell(Round(1, 1.0, 0.1, 0, 0.2, 10.0, tuple(rows[MAX_NAMED_DEVICES:]), ()))
+    found = samples(metrics.exposition().decode())
+    assert {dict(labels).get("device") for (_, labels) in found} == {None, OTHER, *(f"device-{n}" for n in live)}
+
+
 def test_sessions_that_are_gone_are_forgotten_also_where_nobody_asks_for_metrics():
     live = range(0)
     metrics = Metrics("m", lambda: EMPTY._replace(sessions=live))

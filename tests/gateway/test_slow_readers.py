@@ -6,7 +6,8 @@ import pytest
 from tests.chaos import world
 from tests.edge.virtual_site import in_memory, run
 
-from multispin.edge import EdgeServer
+from multispin.edge import CALLER, Caller, EdgeServer
+from multispin.edge.access import Holder
 from multispin.errors import InputError
 from multispin.gateway import SessionPool, local_sessions
 from multispin.passes import Controller, ControllerSettings, Passes
@@ -79,6 +80,32 @@ def test_of_readers_that_stand_still_the_one_with_most_unread_text_is_refused_at
     assert found == [world.undisturbed(request.prompt, LENGTH) for request in requests]
     assert begun == found[0][: len(begun)]
     assert left == 0
+
+
+def test_whose_texts_take_up_what_may_be_unread_loses_one_and_nobody_else_does():
+    async def scenario():
+        pool, server, passes = a_pool(5, max_unread_tokens=4 * (LENGTH // 2))
+        async with in_memory(server):
+            texts = [pool.write(Request((3, 4 + k), SamplingParams(), LENGTH // 2)) for k in range(4)]
+            other = pool.write(Request((3, 9), SamplingParams(), LENGTH))
+            CALLER.set(Caller(Holder(), "one who asks a lot"))
+            for text in texts:
+                await anext(text)
+            CALLER.set(Caller(Holder(), "one who asks once"))
+            begun = list((await anext(other)).tokens)  # more of it than of any other waits, when it is written
+            while passes.sessions:
+                await asyncio.sleep(PASS_S)
+            refused = 0
+            for text in texts:
+                try:
+                    await rest_of(text)
+                except RefusedError:
+                    refused += 1
+            return begun + await rest_of(other), refused
+
+    found, refused = run(scenario(), PASS_S)
+    assert found == world.undisturbed((3, 9), LENGTH)
+    assert refused == 2  # one for each half of the long text
 
 
 def test_a_text_that_is_refused_for_its_reader_is_not_written_on_and_one_that_is_left_waits_for_nobody():

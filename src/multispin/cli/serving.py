@@ -195,7 +195,7 @@ async def _add_metrics(
     from multispin.gateway import guard
 
     disable_created_metrics()  # type: ignore[no-untyped-call]  # they would double the series, and nobody uses them
-    metrics = Metrics(name, server.counts, dropped)
+    metrics = Metrics(name, server.counts, dropped, server.origin_of)
     server.audience.add(metrics.tell)
     if options["metrics_at"] is None:
         application.router.add_get(METRICS_PATH, guard(access)(metrics.answer))

@@ -7,31 +7,38 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 class Crowd(Generic[Key]):
-    """Connections by address. The first to make room is the oldest of the address that has most of them.
+    """Connections by address, and there by how far they have come, such as to a first byte or to a whole request.
 
-    So whoever opens connections again and again pushes out its own, and no single one of another address.
+    The first to make room is of the address that has most of them, of the stage at which that address has most, and
+    there the oldest. So whoever opens connections again and again pushes out its own: no single one of another address,
+    and none of its own address that has come further.
     """
 
     def __init__(self) -> None:
-        self._of: dict[str, dict[Key, int]] = {}  # by address, then when it came; oldest first
-        self._address: dict[Key, str] = {}
+        self._of: dict[str, dict[int, dict[Key, int]]] = {}  # by address, by stage, then when it came; oldest first
+        self._place: dict[Key, tuple[str, int]] = {}
         self._came = 0
 
     def __len__(self) -> int:
-        return len(self._address)
+        return len(self._place)
 
-    def add(self, key: Key, address: str) -> None:
-        """Take in a connection; one that is here already keeps its place. Those without an address count singly."""
-        if key not in self._address:
+    def add(self, key: Key, address: str, stage: int = 0) -> None:
+        """Take in a connection, or move it to another stage. Those without an address count singly."""
+        if self._place.get(key) != (address, stage):
+            self.remove(key)
             self._came += 1
-            self._address[key] = address
-            self._of.setdefault(address, {})[key] = self._came
+            self._place[key] = address, stage
+            self._of.setdefault(address, {}).setdefault(stage, {})[key] = self._came
 
     def remove(self, key: Key) -> None:
         """Let a connection go, if it is here."""
-        if (address := self._address.pop(key, None)) is not None:
-            del self._of[address][key]
-            if not self._of[address]:
+        if key in self._place:
+            address, stage = self._place.pop(key)
+            stages = self._of[address]
+            del stages[stage][key]
+            if not stages[stage]:
+                del stages[stage]
+            if not stages:
                 del self._of[address]
 
     def first(self, address: str | None = None) -> Key | None:
@@ -39,8 +46,15 @@ class Crowd(Generic[Key]):
         if address is None:
             if not self._of:
                 return None
-            address = max(self._of, key=lambda each: (len(self._of[each]) if each else 1, -self._oldest(each)))
-        return next(iter(self._of.get(address, ())), None)
+            address = max(self._of, key=lambda each: (self._count(each) if each else 1, -self._oldest(each)))
+        stages = list(self._of.get(address, {}).values())
+        if not stages:
+            return None
+        most = max(stages, key=lambda keys: (len(keys), -next(iter(keys.values()))))
+        return next(iter(most))
+
+    def _count(self, address: str) -> int:
+        return sum(map(len, self._of[address].values()))
 
     def _oldest(self, address: str) -> int:
-        return next(iter(self._of[address].values()))
+        return min(next(iter(keys.values())) for keys in self._of[address].values())

@@ -4,7 +4,8 @@ They become Prometheus series only when somebody asks for them.
 """
 
 from bisect import bisect_left
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import accumulate
 
@@ -16,7 +17,7 @@ from multispin.outside import one_line
 from multispin.protocol.events import RoundDevice, RoundGrant
 
 MAX_NAMED_DEVICES = 100
-"""Most devices with series of their own; later ones are counted together as `OTHER`."""
+"""Most devices with series of their own; further ones are counted together as `OTHER`."""
 OTHER = "other"
 
 
@@ -56,6 +57,7 @@ class _DeviceFigures:
     """The figures of one device.
 
     Attributes:
+        origin: whom its first session counts as: a token, or an address.
         sessions: numbers of its sessions.
         row: its row in the last pass with a draft of its own; None before.
         grant: its last grant; None before.
@@ -63,6 +65,7 @@ class _DeviceFigures:
 
     """
 
+    origin: str = ""
     sessions: set[int] = field(default_factory=set)
     row: RoundDevice | None = None
     grant: RoundGrant | None = None
@@ -70,16 +73,24 @@ class _DeviceFigures:
 
 
 class DeviceMetrics(Collector):
-    """Metrics of devices by name. A client chooses its name, so the number of names is bounded."""
+    """Metrics of devices by name. A client chooses its name, so the number of names is bounded.
 
-    def __init__(self) -> None:
+    At the bound a newcomer takes the place of a device of the origin that has most, if its own has fewer.
+
+    Args:
+        origin_of: returns whom a session counts as: a token, or an address; default: all are one.
+
+    """
+
+    def __init__(self, origin_of: Callable[[int], str] = lambda _: "") -> None:
+        self._origin_of = origin_of
         self._devices: dict[str, _DeviceFigures] = {}
         self._others = _DeviceFigures()
         self._of_session: dict[int, _DeviceFigures] = {}
 
     @property
     def sessions(self) -> int:
-        """Number of sessions of devices with series of their own, ended ones included."""
+        """Number of sessions that are remembered, ended ones included."""
         return len(self._of_session)
 
     def take(self, rows: Iterable[RoundDevice], grants: Iterable[RoundGrant]) -> None:
@@ -100,15 +111,33 @@ class DeviceMetrics(Collector):
             return self._others
         device = self._devices.get(label)
         if device is None:
-            if len(self._devices) >= MAX_NAMED_DEVICES:
-                return self._others
-            device = self._devices[label] = _DeviceFigures()
+            origin = self._origin_of(session)
+            if len(self._devices) < MAX_NAMED_DEVICES or self._make_room(origin):
+                device = self._devices[label] = _DeviceFigures(origin)
+            else:
+                device = self._others  # until somebody asks for the metrics, since each pass counts each session
         device.sessions.add(session)
         self._of_session[session] = device
         return device
 
+    def _make_room(self, origin: str) -> bool:
+        """Count the newest device of the origin that has most among the others, unless this one has about as many."""
+        held = Counter(device.origin for device in self._devices.values())
+        most = max(held, key=lambda each: held[each])
+        if held[most] <= held[origin] + 1:
+            return False
+        label = next(label for label in reversed(self._devices) if self._devices[label].origin == most)
+        device = self._devices.pop(label)
+        self._others.tokens += device.tokens
+        self._others.sessions |= device.sessions
+        self._of_session |= dict.fromkeys(device.sessions, self._others)
+        return True
+
     def forget(self, sessions: Collection[int]) -> None:
-        """Drop the devices that have none of these sessions."""
+        """Drop the devices that have none of these sessions, and let the others try anew for series of their own."""
+        for session in self._others.sessions:
+            del self._of_session[session]
+        self._others.sessions.clear()
         for label, device in list(self._devices.items()):
             for gone in device.sessions.difference(sessions):
                 device.sessions.remove(gone)

@@ -2,7 +2,8 @@
 
 A connection counts from the moment that it is accepted, its TLS handshake included. Requests that stay half, bodies
 that stop coming and readers that stop reading are ended after a named time. Where there is no room for a newcomer, or
-none for its address, a connection makes room that has had nothing to be served. Nothing here knows what is said.
+none for its address, a connection makes room that has had nothing to be served (`Crowd`). Nothing here knows what is
+said.
 """
 
 import asyncio
@@ -32,6 +33,9 @@ CLIENT_GONE = 499
 """HTTP status of an answer whose client has gone, as nginx has it."""
 HANDSHAKE_TIMEOUT_S = 10.0
 """A TLS handshake must be complete within this time."""
+_SAID_NOTHING, _SAYS, _ASKED, _ANSWERED = range(4)
+"""How far a connection has come for which nothing is being served: to its opening, its first byte, the whole head of a
+request, an answer."""
 
 log = logging.getLogger(__name__)
 RawHandler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
@@ -182,15 +186,22 @@ class Guarded(asyncio.Protocol):
     def __init__(self, inner: asyncio.Protocol, gate: Gate, name: str, give_up: Callable[[], object]) -> None:
         self.made, self.name = False, name
         self._inner, self._gate, self._give_up = inner, gate, give_up
-        gate._silent.add(self, name)
+        gate._silent.add(self, name, _SAID_NOTHING)
+        self._heard = False
         self._arriving = Arriving(inner)
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._stall: asyncio.TimerHandle | None = None
 
+    def hear(self) -> None:
+        """Note that the first bytes have come."""
+        self._heard = True
+        self._gate._silent.add(self, self.name, _SAYS)
+
     def asked(self) -> None:
         """Note that the head of a request has come."""
         self._arriving.charge(REQUEST_S)
+        self._gate._silent.add(self, self.name, _ASKED)
         if self._timer is not None:
             self._timer.cancel()
 
@@ -199,9 +210,9 @@ class Guarded(asyncio.Protocol):
         self._gate._silent.remove(self)
 
     def answered(self) -> None:
-        """Note that the request is answered. From now on the connection counts like one that has said nothing."""
+        """Note that the request is answered. From now on the connection may have to make room again."""
         if self._transport in self._gate._guarded:
-            self._gate._silent.add(self, self.name)
+            self._gate._silent.add(self, self.name, _ANSWERED)
 
     def hang_up(self) -> None:
         """End the connection at once."""
@@ -226,6 +237,8 @@ class Guarded(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Pass arrived data on."""
+        if not self._heard:
+            self.hear()
         self._arriving.take(data)
 
     def eof_received(self) -> bool | None:

@@ -173,6 +173,9 @@ async def _accept(listener: socket.socket, runner: web.AppRunner, gate: Gate, tl
             greeting = asyncio.create_task(_greet(connection, name, runner, gate, tls))
             greetings.add(greeting)
             greeting.add_done_callback(greetings.discard)
+            # Connections that wait in the system's queue are accepted without a break. Of a crowd all but the first few
+            # would be refused, since none of those could make room yet, and everybody else would wait.
+            await asyncio.sleep(0)
     finally:
         for greeting in greetings:
             greeting.cancel()
@@ -187,6 +190,9 @@ async def _greet(
     assert this is not None
     guarded = gate.guard(runner.server(), name, this.cancel)
     try:
+        if tls is not None:
+            await _first_byte(connection, gate.request_timeout_s)
+            guarded.hear()
         await asyncio.get_running_loop().connect_accepted_socket(
             lambda: guarded, connection, ssl=tls, ssl_handshake_timeout=HANDSHAKE_TIMEOUT_S if tls is not None else None
         )
@@ -196,3 +202,17 @@ async def _greet(
         if not guarded.made:
             connection.close()
             guarded.gone()
+
+
+async def _first_byte(connection: socket.socket, timeout_s: float) -> None:
+    """Wait until something can be read; TimeoutError after `timeout_s` [s]."""
+    loop, came = asyncio.get_running_loop(), asyncio.Event()
+    try:
+        loop.add_reader(connection, came.set)
+    except NotImplementedError:  # Windows
+        return
+    try:
+        async with asyncio.timeout(timeout_s):
+            await came.wait()
+    finally:
+        loop.remove_reader(connection)

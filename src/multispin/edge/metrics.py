@@ -48,10 +48,17 @@ class Metrics:
         model: name of the model, a label of the metrics that vLLM also has.
         counts: returns the edge's present counts.
         dropped_lines: returns the number of output lines that nobody read; default 0.
+        origin_of: returns whom a session counts as, so that nobody's devices take all series; default: all are one.
 
     """
 
-    def __init__(self, model: str, counts: Callable[[], Counts], dropped_lines: Callable[[], int] = lambda: 0) -> None:
+    def __init__(
+        self,
+        model: str,
+        counts: Callable[[], Counts],
+        dropped_lines: Callable[[], int] = lambda: 0,
+        origin_of: Callable[[int], str] = lambda _: "",
+    ) -> None:
         self.registry = CollectorRegistry()
         self._counts, self._dropped_lines = counts, dropped_lines
         self._last_s: dict[int, float] = {}  # when a session's text last grew
@@ -60,7 +67,7 @@ class Metrics:
         self._most_known = MOST_GONE_SESSIONS  # sessions; with more of them, those that are gone are forgotten
         self._like_vllm(model)
         self._passes()
-        self._devices = DeviceMetrics()
+        self._devices = DeviceMetrics(origin_of)
         self.registry.register(self._devices)
         ProcessCollector(registry=self.registry)  # memory, descriptors and processor time, under Prometheus' names
         self._tasks = Gauge("multispin_event_loop_tasks", "Tasks of the event loop.", registry=self.registry)

@@ -103,6 +103,10 @@ class EdgeServer:
             failed_listeners=self.audience.failures,
         )
 
+    def origin_of(self, number: int) -> str:
+        """Whom a session counts as: a token, or an address; empty if it has ended."""
+        return self._passes.origin_of(number)
+
     async def finish(self, texts_s: float = FINISH_TEXTS_S) -> None:
         """Refuse new connections, send the devices away, and let HTTP clients' texts and the last pass end.
 

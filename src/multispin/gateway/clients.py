@@ -5,6 +5,7 @@ process, and no device drafts.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import suppress
 
@@ -60,9 +61,10 @@ class SessionPool:
         """Write one text. Closing the iterator ends its session at the edge. RefusedError if this pool is stopping.
 
         The text is written as fast as the edge can, however slowly it is read, and waits here. So a reader that stops
-        does not hold up other requests. If more than `max_unread_tokens` wait, the text with most of them is refused.
+        does not hold up other requests. If more than `max_unread_tokens` wait, a text of the origin that has most of
+        them is refused, the one with most.
         """
-        pieces = _Pieces()
+        pieces = _Pieces(self._origin())
         self._unread.add(pieces)
         pieces.writing = writing = asyncio.create_task(self._generate(request, pieces))
         try:
@@ -85,7 +87,7 @@ class SessionPool:
     async def _generate(self, request: Request, pieces: "_Pieces") -> None:
         """Wait for a turn, and generate one text. The turn ends with the text's session."""
         try:
-            async with self._places.place(self._origin()):
+            async with self._places.place(pieces.origin):
                 if self._stopping:
                     raise _stopping()
                 client, relay = self._free.pop() if self._free else self._new()
@@ -118,7 +120,10 @@ class SessionPool:
         pieces.put_nowait(piece)
         self._count(pieces, len(piece.tokens))
         if self.unread_tokens > self._max_unread_tokens:
-            most = max(self._unread, key=lambda each: each.tokens)
+            of = Counter[str]()
+            for each in self._unread:
+                of[each.origin] += each.tokens
+            most = max(self._unread, key=lambda each: (of[each.origin], each.tokens))
             self._count(most, -most.tokens)
             most.give_up()
 
@@ -145,16 +150,20 @@ class _Pieces(asyncio.Queue[Piece | RefusedError | None]):
     """The pieces of one text that wait for its reader; None marks its end, an error its failure.
 
     Attributes:
+        origin: whom the text counts as.
         tokens: number of tokens that wait here.
         writing: task that generates the text.
+
+    Args:
+        origin: whom the text counts as; default empty.
 
     """
 
     writing: asyncio.Task[None]
 
-    def __init__(self) -> None:
+    def __init__(self, origin: str = "") -> None:
         super().__init__()
-        self.tokens = 0
+        self.origin, self.tokens = origin, 0
 
     def give_up(self) -> None:
         """Drop all pieces, refuse the text, and end its session."""

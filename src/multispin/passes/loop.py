@@ -180,6 +180,11 @@ class Passes:
         seat = self._seats.get(number)
         return None if seat is None else seat.session
 
+    def origin_of(self, number: int) -> str:
+        """Whom a session counts as, for `Limits.max_share`; empty if it counts as nobody or has ended."""
+        seat = self._seats.get(number)
+        return "" if seat is None else seat.origin
+
     # Messages -----------------------------------------------------------------------------------------------------
 
     def connect(self, message: Uplink, now_s: float, origin: str = "") -> tuple[int, list[Downlink]]:
