@@ -299,11 +299,17 @@ def test_more_ends_of_a_text_than_a_request_may_name_are_refused_at_once(tmp_pat
         load_tokenizer(reference)
 
 
-def test_stop_strings_of_a_model_are_said_to_be_unused(tmp_path, caplog):
+def test_settings_of_texts_that_are_not_used_are_said_to_be_so(tmp_path, caplog):
     reference = save(tmp_path)
-    (tmp_path / "generation_config.json").write_text(json.dumps({"stop_strings": ["</s>"]}))
+    plain = {"min_length": 0, "num_beams": 1, "repetition_penalty": 1.0, "suppress_tokens": None, "temperature": 0.6}
+    (tmp_path / "generation_config.json").write_text(json.dumps(plain))
     load_tokenizer(reference)
-    assert "names stop strings in its generation_config.json, which are not used" in caplog.text
+    assert "generation_config.json" not in caplog.text
+    used = {"stop_strings": ["</s>"], "repetition_penalty": 1.05, "forced_bos_token_id": 0, "suppress_tokens": [5]}
+    (tmp_path / "generation_config.json").write_text(json.dumps({**plain, **used}))
+    load_tokenizer(reference)
+    named = "stop_strings, suppress_tokens, forced_bos_token_id, repetition_penalty"
+    assert f"sets {named} in its generation_config.json, not used here" in caplog.text
 
 
 def test_the_process_of_templates_is_closed_with_the_program():

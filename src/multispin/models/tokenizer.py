@@ -40,6 +40,15 @@ _NAMED = re.compile(r"<.*>|\[.*\]", re.DOTALL)  # what special tokens look like 
 _PADDING = re.compile(r"\[PAD(\d+)\]")
 _MARK = "\ue000"  # a private character, in no template
 _TOKEN_FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
+_OF_REQUESTS: Mapping[str, Any] = {
+    **dict.fromkeys(["stop_strings", "bad_words_ids", "suppress_tokens", "begin_suppress_tokens", "sequence_bias"]),
+    **dict.fromkeys(
+        ["forced_bos_token_id", "forced_eos_token_id", "exponential_decay_length_penalty", "penalty_alpha"]
+    ),
+    **dict.fromkeys(["no_repeat_ngram_size", "min_length", "min_new_tokens"], 0),
+    **dict.fromkeys(["repetition_penalty", "num_beams", "guidance_scale"], 1),
+}
+"""Settings of generation that change transformers' greedy texts, and the value of each that does not."""
 _SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
 
 
@@ -295,10 +304,10 @@ def _end_ids(reference: str, folder: Path, tokenizer: Tokenizer) -> tuple[int, .
     if any(isinstance(stop, bool) or not isinstance(stop, int) or stop < 0 for stop in stops):
         raise InputError(f"the eos_token_id of {reference} is not a token id or a list of them")
     ids = dict.fromkeys(stops)
-    if generation.get("stop_strings"):
+    if unused := [name for name, plain in _OF_REQUESTS.items() if generation.get(name) not in (None, [], {}, plain)]:
         log.warning(
-            "%s names stop strings in its generation_config.json, which are not used: a request names its own",
-            reference,
+            "%s sets %s in its generation_config.json, not used here: a request sets its own",
+            *(reference, ", ".join(unused)),
         )
     if not ids:
         log.warning("%s names no token that ends a text: texts end at their limit or at a stop string", reference)
