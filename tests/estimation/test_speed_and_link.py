@@ -140,3 +140,26 @@ def test_the_median_kept_up_to_date_is_that_of_the_whole_window():
         seen = [*seen, np.log(value)][-64:]
         weights = np.append(forgetting_weights(len(seen), 8.0), 2.0 * 0.5 ** (step / 8.0))
         assert median.value == pytest.approx(np.exp(weighted_median(np.array([*seen, 0.0]), weights)), rel=1e-12)
+
+
+def test_delay_is_what_no_frame_was_without():
+    link = LinkEstimator(prior_spectral_efficiency=4.0)
+    link.observe(100, 1e3, 100 / 4e3 + 0.5)
+    assert link.delay_s == 0.0  # a single frame may have been sent in a bad moment
+    for bits in (100, 200, 150):
+        link.observe(bits, 1e3, bits / 4e3 + 0.5)
+    assert link.delay_s == pytest.approx(0.5)
+    assert link.spectral_efficiency == pytest.approx(4.0)
+    at_once = LinkEstimator(prior_spectral_efficiency=4.0, least_frames=1)
+    at_once.observe(100, 1e3, 100 / 4e3 + 0.5)
+    assert at_once.delay_s == pytest.approx(0.5)
+
+
+def test_bad_moments_of_a_fading_link_are_no_delay():
+    """Rayleigh fading: power is exponential. The chance that none of 24 frames is above the mean is (1 − 1/e)^24."""
+    generator = np.random.default_rng(3)
+    link = LinkEstimator(prior_spectral_efficiency=4.0)
+    for power in generator.exponential(size=24):
+        link.observe(300, 1e3, 300 / (4e3 * power))
+    assert link.delay_s == 0.0
+    assert link.spectral_efficiency == pytest.approx(4.0 * math.log(2.0), rel=0.5)

@@ -183,10 +183,12 @@ class _Estimates:
         "token_bits",
     )
 
-    def __init__(self, seconds_per_token: float, spectral_efficiency: float, frame_bits: float) -> None:
+    def __init__(
+        self, seconds_per_token: float, spectral_efficiency: float, frame_bits: float, least_frames: int
+    ) -> None:
         self.acceptance = AcceptanceEstimator()
         self.speed = DraftSpeedEstimator(prior_seconds_per_token=seconds_per_token)
-        self.link = LinkEstimator(prior_spectral_efficiency=spectral_efficiency)
+        self.link = LinkEstimator(prior_spectral_efficiency=spectral_efficiency, least_frames=least_frames)
         self.round_trip = RoundTripEstimator(prior_spectral_efficiency=spectral_efficiency)
         self.edge_acceptance: AcceptanceEstimator | None = None  # None before any draft of the edge was verified
         self.edge_trials = 0.0  # trials of all sessions when its last one was verified
@@ -287,7 +289,9 @@ class LearnedBeliefs:
         bits_per_id: bits of one drafted id on the air.
         max_draft_length: longest draft that may be granted [tokens].
         frame_bits: frame overhead per draft [bit], assumed until a device's own is measured; default 0.
-        delays: whether to estimate a link's delay apart from its rate; default False: all time counts as transmission.
+        delays: whether delay and rate of a link are fitted together, as streams need it, where frames are short and
+            differ; default False: delay is what no frame was without (`LinkEstimator`), as fading asks for it where
+            everybody is waited for.
 
     """
 
@@ -310,7 +314,10 @@ class LearnedBeliefs:
 
     def join(self, session: int, seconds_per_token: float, spectral_efficiency: float) -> None:
         """Begin with what a device says of itself."""
-        self._sessions[session] = _Estimates(seconds_per_token, spectral_efficiency, self._frame_bits)
+        # A device that may be left out is believed to be far away after a single late draft: nobody waits for it then,
+        # and it is tried again soon.
+        least_frames = 1 if self.leaves_out else 2
+        self._sessions[session] = _Estimates(seconds_per_token, spectral_efficiency, self._frame_bits, least_frames)
         self.charge(session)
 
     def leave(self, session: int) -> None:
@@ -442,7 +449,7 @@ class LearnedBeliefs:
             known.acceptance.rate,
             known.speed.seconds_per_token + (known.round_trip.untold_s_per_token if self._delays else 0.0),
             self._efficiency(known),
-            0.5 * known.round_trip.delay_s if self._delays else 0.0,
+            0.5 * (known.round_trip if self._delays else known.link).delay_s,
             known.token_bits,
             known.overhead_bits,
             known.refusal_bits,

@@ -68,6 +68,7 @@ class _LastPlan:
     Attributes:
         plan: the plan that was made.
         views: beliefs about its members at that time, by session.
+        delays_s: believed one-way delays of its members at that time, by session [s].
         lengths: draft lengths before any were cut short by the end of a text, by session.
         verify_s: predicted time of its verification [s].
         band_hz: band that was available [Hz].
@@ -76,6 +77,7 @@ class _LastPlan:
 
     plan: Plan
     views: dict[int, View]
+    delays_s: dict[int, float]
     lengths: dict[int, int]
     verify_s: float
     band_hz: float
@@ -156,10 +158,11 @@ class Controller:
 
         Planning takes time, and estimates wander a little with every round. So the draft lengths of the last plan
         made from scratch are kept while the drift since then is within `replan_tolerance`: the mean over the sessions
-        (of many, some are looked at) of |Δα| + |ΔT|/T + |ΔA|/A with A = Q/r, where a session that came or went
-        counts 1, plus the relative changes of the verification time and of the band. The band is split again if
-        a session came, went or must draft less. With `plan_in`, a plan is kept until a new one is ready, and planning
-        takes at most `_PLANNING` of a processor. Before the first plan, everybody drafts a few tokens.
+        (of many, some are looked at) of |Δα| + |ΔT|/T + |ΔA|/A + |Δ round trip|/round with A = Q/r, where a session
+        that came or went counts 1, plus the relative changes of the verification time and of the band. The band is
+        split again if a session came, went or must draft less. With `plan_in`, a plan is kept until a new one is
+        ready, and planning takes at most `_PLANNING` of a processor. Before the first plan, everybody drafts a few
+        tokens.
 
         Args:
             members: sessions that get a grant.
@@ -279,8 +282,9 @@ class Controller:
             member.session: found.beliefs.view(member.session, max(1, length))
             for member, length in zip(found.members, planned, strict=True)
         }
+        delays_s = {member.session: found.beliefs.delay_s(member.session) for member in found.members}
         planning = Planning(self.settings, found.beliefs, found.reserved_hz)
-        return _LastPlan(found.plan, views, lengths, planning.verify_s(lengths), planning.band_hz)
+        return _LastPlan(found.plan, views, delays_s, lengths, planning.verify_s(lengths), planning.band_hz)
 
     def _kept(self, members: Sequence[Member], reserved_hz: float) -> list[int]:
         """The lengths of an earlier plan, limited by each session's room. Newcomers get the usual length.
@@ -319,6 +323,7 @@ class Controller:
         for session in looked_at:
             (rate, token_s, token_hz_s), then = self._view(session), basis.views[session]
             moved += abs(rate - then[0]) + abs(token_s / then[1] - 1.0) + abs(token_hz_s / then[2] - 1.0)
+            moved += 2.0 * abs(self.beliefs.delay_s(session) - basis.delays_s[session]) / basis.plan.round_s
         mean = (moved / len(looked_at) * len(known) + changed) / len(members) if known else math.inf
         planning = Planning(self.settings, self.beliefs, reserved_hz)
         shared = abs(planning.verify_s(basis.lengths) / basis.verify_s - 1.0)

@@ -118,7 +118,7 @@ class Rounds:
             messages, self._state.outbox = self._state.outbox, []
             return Send(messages)
         if self.waits(now_s):
-            return self._ride(now_s) if self._grants.rides and self._phase is None else Sleep(self._until_s())
+            return self._ride(now_s) if self._phase is None else Sleep(self._until_s())
         if isinstance(self._phase, _Settling):
             return self._deliver(self._phase, now_s)
         if not self._anything_ready():
@@ -219,15 +219,18 @@ class Rounds:
         """A pass of the sessions without device drafts, if it is time for one while drafts are awaited.
 
         It is time while such passes are planned, while one more ends before the drafts are expected, and when the
-        drafts are late, since these sessions do not wait for them.
+        drafts are late, since these sessions do not wait for them. If all devices have to draft, such a pass only reads
+        prompts, and only when drafts are late.
         """
-        if (step := self._seat_riders(now_s) or self._to_draft()) is not None:
+        rides = self._grants.rides
+        if rides and (step := self._seat_riders(now_s) or self._to_draft()) is not None:
             return step
-        riders = [seat for seat in self._seats if self._rides_now(seat)]
+        riders = [seat for seat in self._seats if rides and self._rides_now(seat)]
         if riders or any(prompt_due(self._state, seat) for seat in self._seats):
             pass_s = self._controller.beliefs.verifier().verify_s([0] * max(1, len(riders)))
             patience_s = self._grants.round.expected_s + PATIENCE * pass_s
-            if self._grants.round.passes > 0 or now_s + pass_s <= self._grants.round.expected_s or now_s >= patience_s:
+            fits = rides and now_s + pass_s <= self._grants.round.expected_s
+            if self._grants.round.passes > 0 or fits or now_s >= patience_s:
                 self._grants.round.passes -= 1
                 batch = self._collect(riders)
                 self._phase = _Verifying(batch, waits=True)
@@ -337,12 +340,13 @@ class Rounds:
         return seat.connected and seat.running
 
     def _distribution_s(self, seat: Seat, band_hz: float) -> float:
-        """Planned time to send one distribution up [s]; 0 without a granted band."""
+        """Planned time to ask for one distribution and to get it [s]; 0 without a granted band."""
         request = seat.session.request
         if request is None or band_hz <= 0.0:
             return 0.0
         bits = uplink_bits_per_rejection(request.rule, request.form) + framing_bits(request.rule, request.form)
-        return self._controller.beliefs.upload_s(seat.session.number, bits, band_hz)
+        beliefs, number = self._controller.beliefs, seat.session.number
+        return 2.0 * beliefs.delay_s(number) + beliefs.upload_s(number, bits, band_hz)
 
 
 def _is_asked(seat: Seat) -> bool:

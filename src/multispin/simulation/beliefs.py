@@ -21,7 +21,7 @@ class BoundedBeliefs(LearnedBeliefs):
         scenario: scenario that holds them.
         devices: all devices at the site, by session number.
         frame_bits: frame overhead per draft [bit], assumed until a device's own is measured.
-        delays: whether a link's delay is estimated apart from its rate, as in `LearnedBeliefs`.
+        delays: whether delay and rate of a link are fitted together, as in `LearnedBeliefs`.
 
     """
 
