@@ -188,7 +188,7 @@ def test_unknown_fields_are_ignored():
         ({"seed": -(2**63) - 1}, "seed"),
         ({"n": 0}, "n"),
         ({"n": 1000}, "n"),
-        ({"stop": ["a"] * 17}, "stop"),
+        ({"stop": ["a"] * 65}, "stop"),
         ({"stop": ""}, "stop"),
         ({"stop": ["a", "b" * 201]}, "stop"),
         ({"stop_token_ids": list(range(40))}, "stop_token_ids"),

@@ -23,6 +23,14 @@ _MAPS = frozenset({"properties", "patternProperties", "$defs", "definitions", "d
 """Keys whose value has a schema for each name."""
 _VALUES = frozenset({"enum", "const", "default", "examples", "example"})
 """Keys whose value is no schema, whatever it looks like."""
+_FORMATS = frozenset(
+    (
+        *("date-time", "date", "time", "duration", "email", "idn-email", "hostname", "idn-hostname", "ipv4", "ipv6"),
+        *("uri", "uri-reference", "iri", "iri-reference", "uuid", "uri-template", "json-pointer"),
+        *("relative-json-pointer", "regex"),
+    )
+)
+"""The formats of JSON Schema; any other, such as OpenAPI's "int32", is a remark, which a validator ignores."""
 _BOUNDS = ("minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum")
 _MAX_INTEGER = 2**63 - 1
 _LEAP = "([0-9]{2}(0[48]|[2468][048]|[13579][26])|([02468][048]|[13579][26])00)"
@@ -108,6 +116,8 @@ def _held(given: Any, has_patterns: bool) -> Any:
     _check_step(given.get("multipleOf"))
     _check_least(given)
     kind, others = given.get("format"), held.get("allOf", [])
+    if isinstance(kind, str) and kind not in _FORMATS:
+        del held["format"]
     if isinstance(kind, str) and isinstance(others, list):
         further = [{"pattern": each} for each in _PATTERNS.get(kind, ())]
         held |= {"allOf": [*others, *further]} if further else {}

@@ -231,10 +231,8 @@ class CallReader:
                 return plain, parts
 
     def end(self) -> str:
-        """The plain text that was held back, at the end of the answer."""
+        """The plain text that was held back, at the end of the answer. A call that was cut in its head leaves none."""
         held, self._held = self._held, ""
-        if self._state == "head":
-            return OPEN_CALL + held
         return held if self._state == "text" else ""
 
     def _text(self) -> str:

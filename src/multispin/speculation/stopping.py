@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from multispin.errors import InputError
 
-MAX_STOP_STRINGS = 8
+MAX_STOP_STRINGS = 64
 MAX_STOP_CHARACTERS = 200
 
 
