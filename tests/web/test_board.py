@@ -110,8 +110,19 @@ def test_memory_is_bounded_whatever_comes():
         board.tell(a_round(session, session / 9, [device(session, rate=float("nan"))]))
     shown = board.shown(3 * MAX_SESSIONS / 9)
     assert len(shown["sessions"]) == MAX_SHOWN
-    assert shown["hidden"] == 3 * MAX_SESSIONS - MAX_SHOWN
+    assert shown["all"]["sessions"] == MAX_SESSIONS
     assert len(json.dumps(shown, allow_nan=False)) < 150_000
+
+
+def test_what_is_said_of_all_sessions_counts_those_that_are_not_shown():
+    board, many = Board("big"), range(3 * MAX_SHOWN)
+    for number in many:
+        board.tell(Connected(number, f"phone {number}", "small", False))
+    board.tell(a_round(devices=map(device, many), grants=[RoundGrant(f"phone {k}", 7, 1e3, k) for k in many]))
+    board.tell(Ended(1, "phone 1", "", "stop", 5, 3, 4, 2, 0.1, 1.0, 10.0))
+    shown = board.shown(10.5)
+    assert len(shown["sessions"]) == MAX_SHOWN
+    assert shown["all"] == {"sessions": len(many), "writing": len(many) - 1, "bandwidth_hz": 1e3 * len(many)}
 
 
 def test_a_window_of_a_stream_holds_until_there_is_another_one():

@@ -19,7 +19,7 @@ from multispin.protocol.events import (
     Round,
 )
 
-MAX_SESSIONS = 512
+MAX_SESSIONS = 4096
 """Most sessions that are remembered; the one that has been silent longest is forgotten first."""
 MAX_SHOWN = 64
 """Most sessions that are shown: those whose text grew last."""
@@ -88,7 +88,6 @@ class Board:
         self._sessions: OrderedDict[int, _Session] = OrderedDict()  # the latest event's session is last
         self._seconds: deque[_Second] = deque(maxlen=HISTORY_S)
         self._passes: deque[dict[str, Any]] = deque(maxlen=MAX_PASSES)
-        self._forgotten = 0
 
     def tell(self, event: EdgeEvent) -> None:
         """Take in an event."""
@@ -129,7 +128,11 @@ class Board:
                 }
                 for number, each in sorted(shown)
             ],
-            "hidden": len(sessions) - len(shown) + self._forgotten,
+            "all": {
+                "sessions": len(sessions),
+                "writing": sum(each.writing for _, each in sessions),
+                "bandwidth_hz": sum(each.bandwidth_hz for _, each in sessions),
+            },
             "seconds": [[each.second, each.tokens, each.drafted, each.accepted] for each in self._seconds],
             "passes": [each for each in self._passes if each["end_s"] > now_s - PASSES_S],
         }
@@ -140,7 +143,6 @@ class Board:
             session = self._sessions[number] = _Session(one_line(name))
             if len(self._sessions) > MAX_SESSIONS:
                 self._sessions.popitem(last=False)
-                self._forgotten += 1
         self._sessions.move_to_end(number)
         return session
 

@@ -41,20 +41,21 @@ function show(state) {
   element("rate").textContent = (sum(recent(5), 1) / 5).toFixed(1);
   const [drafted, accepted] = [sum(recent(30), 2), sum(recent(30), 3)];
   element("acceptance").textContent = drafted ? `${((100 * accepted) / drafted).toFixed(0)} %` : "–";
-  const writing = state.sessions.filter((each) => each.writing);
-  element("texts").textContent = `${writing.length} of ${state.sessions.length}`;
+  element("texts").textContent = `${state.all.writing} of ${state.all.sessions}`;
   const times = state.passes.map((each) => each.end_s - each.begin_s);
   const mean = times.reduce((total, each) => total + each, 0) / times.length;
   element("pass").textContent = times.length ? `${(1e3 * mean).toFixed(0)} ms` : "–";
-  showSessions(state.sessions);
-  element("hidden").textContent = state.hidden ? `and ${state.hidden} more` : "";
+  showSessions(state.sessions, state.all.bandwidth_hz);
+  const hidden = state.all.sessions - state.sessions.length;
+  element("hidden").textContent = hidden ? `and ${hidden} more` : "";
   const seconds = filled(state.seconds, now);
   curves[0].show(seconds.map(([at, tokens]) => [at, tokens]));
   curves[1].show(seconds.map(([at, , of, good]) => [at, of ? good / of : null]));
   drawPasses(element("line"), state.passes, state.now_s, PASSES_S);
   const texts = state.passes.reduce((total, { texts: { device, edge, nobody } }) => total + device + edge + nobody, 0);
+  const span = times.length ? Math.min(PASSES_S, state.now_s - state.passes[0].begin_s) : 0; // of fast passes, shorter
   element("line-text").textContent = times.length
-    ? `${times.length} passes in ${PASSES_S} s, with ${(texts / times.length).toFixed(1)} texts each. ` +
+    ? `${times.length} passes in ${span.toFixed(span < 9.95 ? 1 : 0)} s, with ${(texts / times.length).toFixed(1)} texts each. ` +
       "Filled: drafted by devices; hatched: by the edge; outlined: by nobody."
     : `No pass in the last ${PASSES_S} s.`;
   element("line").setAttribute("aria-label", element("line-text").textContent);
@@ -67,10 +68,9 @@ function filled(seconds, now) {
   return rows;
 }
 
-function showSessions(sessions) {
+function showSessions(sessions, band) {
   const list = element("sessions");
   element("none").hidden = sessions.length > 0;
-  const band = sessions.reduce((total, each) => total + each.bandwidth_hz, 0);
   const longest = Math.max(8, ...sessions.map((each) => each.length));
   const kept = new Map([...list.children].map((item) => [Number(item.dataset.session), item]));
   for (const each of sessions) {
