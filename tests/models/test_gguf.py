@@ -81,6 +81,7 @@ def test_a_file_writes_its_folders_text(make_folder, gguf_of, architecture, kind
         ({"keys": {"rope.scaling.type": "longrope", "rope.scaling.factor": 4.0}}, "'longrope'"),
         ({"keys": {"rope.scaling.type": "yarn", "rope.scaling.factor": 4.0}}, "original_context_length"),
         ({"keys": {**YARN_KEYS, "rope.scaling.yarn_attn_factor": 2.0}}, "rope.scaling.yarn_attn_factor"),
+        ({"keys": {**YARN_KEYS, "rope.scaling.factor": 0.5}}, "rope.scaling.factor = 0.5 for yarn"),
         ({"keys": {"attention.key_length": 24}}, "attention.key_length = 24"),
         ({"rope_freqs": [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]}, "rope_freqs.weight"),
         ({"rope_freqs": [1.0] * 7 + [8.0], "keys": LINEAR_KEYS}, "twice"),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tests.models.test_families import build
 from tokenizers import Tokenizer as Backend
 from tokenizers.models import WordLevel
@@ -83,6 +84,49 @@ def test_an_index_that_leads_elsewhere_is_refused(folder, name, said):
     document["weight_map"]["model.norm.weight"] = name
     index.write_text(json.dumps(document))
     refused(lambda: load_model(str(folder)), said)
+
+
+@pytest.mark.parametrize("index", ["[]", "{}", '{"weight_map": []}', '{"weight_map": {"lm_head.weight": ["a"]}}'])
+def test_an_index_of_another_form_is_refused_by_its_name(folder, index):
+    (folder / "model.safetensors.index.json").write_text(index)
+    refused(lambda: load_model(str(folder)), "model.safetensors.index.json")
+
+
+def test_a_weight_that_two_files_hold_with_other_values_is_refused(folder):
+    first, second = sorted(folder.glob("model-*.safetensors"))[:2]
+    name, found = next(iter(load_file(second).items()))
+    save_file({**load_file(first), name: found}, first, metadata={"format": "pt"})
+    load_model(str(folder))  # the same values
+    save_file({**load_file(first), name: found + 1}, first, metadata={"format": "pt"})
+    refused(lambda: load_model(str(folder)), first.name, second.name, name)
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin"])
+def test_whole_numbers_are_found_in_the_file_that_is_read(folder, make_model, file):
+    name = "model.layers.0.mlp.up_proj.weight"
+    weights = make_model("llama").state_dict()
+    whole = {**weights, name: (20 * weights[name]).to(torch.int8)}
+    if file == "model.safetensors":
+        save_file(whole, folder / file, metadata={"format": "pt"})  # which an index beside it does not name
+    else:
+        for each in folder.glob("model*"):
+            each.unlink()
+        torch.save(weights, folder / file)
+        load_model(str(folder))
+        torch.save(whole, folder / file)
+    refused(lambda: load_model(str(folder)), f"{name} is stored as")
+
+
+def test_a_program_in_a_file_of_weights_is_not_run_and_nobody_is_told_to(folder, tmp_path):
+    class Program:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "run"),)
+
+    for each in folder.glob("model*"):
+        each.unlink()
+    torch.save({"lm_head.weight": Program()}, folder / "pytorch_model.bin")
+    assert "weights_only" not in refused(lambda: load_model(str(folder)), "a program, which is never run")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "generation_config.json"])

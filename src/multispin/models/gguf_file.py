@@ -235,7 +235,7 @@ def _facts(path: Path, keys: Mapping[str, Any], tensors: Mapping[str, Any]) -> G
                 f"{path} sets {name[:80]} = {shown(value)}, not known here: it may change what it computes; {_INSTEAD}"
             )
     for name, tensor in tensors.items():
-        if not _TENSORS.fullmatch(name):
+        if not _TENSORS.fullmatch(name) or (name == "rope_freqs.weight" and architecture != "llama"):
             raise InputError(f"{path} holds the tensor {name[:80]}, which no layer known here uses: {_INSTEAD}")
         if (stored := tensor.tensor_type.name) in _NO_WEIGHTS:
             raise InputError(f"{path} stores the tensor {name} as {stored}, as no weights known here are: {_INSTEAD}")
@@ -414,6 +414,10 @@ def _rope(path: Path, keys: Mapping[str, Any], factors: "np.ndarray[Any, Any] | 
         if original is None:
             raise InputError(f"{path} lacks rope.scaling.original_context_length, which yarn needs")
         rope["original_max_position_embeddings"] = original
+        if rope["factor"] < 1.0:  # the scale of attention for such factors is another one in each library
+            raise InputError(
+                f"{path} sets rope.scaling.factor = {rope['factor']} for yarn, which lengthens: {_INSTEAD}"
+            )
         for name in ("beta_fast", "beta_slow"):
             if f"rope.scaling.yarn_{name}" in keys:
                 rope[name] = keys[f"rope.scaling.yarn_{name}"]

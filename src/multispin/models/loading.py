@@ -8,6 +8,7 @@ import contextlib
 import glob
 import io
 import logging
+import pickle
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -53,6 +54,7 @@ ADAPTER_FILE = "adapter_config.json"
 
 NUMBERS_OF_WEIGHTS = frozenset({"F64", "F32", "F16", "BF16"})
 """How weights may be stored."""
+_KINDS_OF_TORCH = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 
 log = logging.getLogger(__name__)
 
@@ -79,12 +81,14 @@ def load_model(reference: str, dtype: str = "float32", device: str = "cpu") -> P
 
 
 def _weight_files(folder: Path) -> Iterator[Path]:
-    """The files of a model's weights; InputError for one that is none, or lies elsewhere."""
+    """The files of weights that transformers will choose; InputError for one that is none, or lies elsewhere."""
     index = folder / "model.safetensors.index.json"
     names = {WEIGHTS_FILE}
-    if index.is_file():
-        listed = json_value(read_file(index, MOST_BYTES[index.name]), str(index)).get("weight_map", {})
-        names = {str(name) for name in listed.values()}
+    if index.is_file() and not (folder / WEIGHTS_FILE).exists():
+        listed = json_value(read_file(index, MOST_BYTES[index.name]), str(index)).get("weight_map")
+        if not isinstance(listed, dict) or not all(isinstance(name, str) for name in listed.values()):
+            raise InputError(f"{index} has no weight_map that names a file for each weight")
+        names = set(listed.values())
     for path in (folder / name for name in sorted(names)):
         if path.parent != folder:
             raise InputError(f"{index} names weights outside of its folder: {shown(str(path))}")
@@ -99,15 +103,37 @@ def _weight_files(folder: Path) -> Iterator[Path]:
 
 
 def _check_numbers(reference: str, folder: Path) -> None:
-    """InputError for weights that are no floating-point numbers, since transformers would use them unscaled."""
+    """InputError for weights that are no floating-point numbers, since transformers would use them unscaled.
+
+    And for a weight that two files hold with other values, of which it would use either.
+    """
+    seen: dict[str, Path] = {}
     for path in _weight_files(folder):
         with safe_open(path, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118
-                if (kind := file.get_slice(name).get_dtype()) not in NUMBERS_OF_WEIGHTS:
-                    raise InputError(
-                        f"cannot load the model {reference}: {name} is stored as {kind}, not as floating-point "
-                        "numbers: its weights are quantised in a way that is not known here"
-                    )
+                _check_kind(reference, name, file.get_slice(name).get_dtype())
+                if (other := seen.setdefault(name, path)) is not path:
+                    with safe_open(other, framework="pt") as first:
+                        if not torch.equal(first.get_tensor(name), file.get_tensor(name)):
+                            raise InputError(
+                                f"cannot load the model {reference}: {other.name} and {path.name} hold {name} with "
+                                "other values"
+                            )
+    if seen:
+        return
+    for path in sorted(folder.glob("pytorch_model*.bin")):
+        for name, weights in torch.load(path, map_location="meta", weights_only=True).items():
+            if isinstance(weights, torch.Tensor):
+                _check_kind(reference, str(name), _KINDS_OF_TORCH.get(weights.dtype, str(weights.dtype)))
+
+
+def _check_kind(reference: str, name: str, kind: str) -> None:
+    """InputError unless weights can be stored as this kind of numbers."""
+    if kind not in NUMBERS_OF_WEIGHTS:
+        raise InputError(
+            f"cannot load the model {reference}: {name} is stored as {kind}, not as floating-point numbers: its "
+            "weights are quantised in a way that is not known here"
+        )
 
 
 def _check_finite(reference: str, model: PreTrainedModel) -> None:
@@ -309,6 +335,9 @@ def _read(reference: str, load: Callable[[], Any], problem: str = CANNOT_LOAD, f
         raise
     except SafetensorError as error:
         cause = f"a safetensors file is truncated or damaged ({first_line(error)}); fetch it again"
+        raise InputError(f"{problem} {reference}: {cause}") from error
+    except pickle.UnpicklingError as error:  # which advises to run the program in the file
+        cause = "a .bin file is damaged, or holds a program, which is never run; use .safetensors files"
         raise InputError(f"{problem} {reference}: {cause}") from error
     except Exception as error:
         with contextlib.redirect_stderr(io.StringIO()):

@@ -17,7 +17,7 @@ from pathlib import Path
 from multispin.checks import SHOWN_NAME, shown
 from multispin.errors import InputError
 from multispin.models.gguf_header import check_end, check_header
-from multispin.outside import check_keys, user_path, whole_characters
+from multispin.outside import json_value, read_file, user_path, whole_characters
 
 EMBEDDED = "embedded"
 """The reference of the embedded target, SmolLM2-135M-Instruct."""
@@ -165,22 +165,19 @@ def is_whole(folder: Path) -> bool:
 
 
 def check_sizes(folder: Path) -> None:
-    """InputError if a settings file of a model folder is too large, or has a key twice or too large counts."""
+    """InputError if a settings file of a model folder is too large or no JSON object, or has too large counts."""
     for name, most_bytes in MOST_BYTES.items():
         path = folder / name
         if path.is_file() and (size := path.stat().st_size) > most_bytes:
             raise InputError(f"{path} has {size} bytes, over the limit of {most_bytes} for such a file")
         if path.exists() and not path.is_file():  # a device file has no end
             raise InputError(f"{path} is not a file")
-        if (
-            path.suffix == ".json" and path.is_file() and name != "tokenizer.json"
-        ):  # a second reading of that takes seconds
-            with contextlib.suppress(OSError):
-                check_keys(path.read_bytes(), f"{path}: ")
-    path, config = folder / "config.json", None
-    with contextlib.suppress(OSError, ValueError, RecursionError):  # the file's reader reports this
-        config = json.loads(path.read_bytes())
-    check_counts(config, str(path))
+        if path.suffix == ".json" and path.is_file() and name != "tokenizer.json":  # whose second reading takes seconds
+            found = json_value(read_file(path, most_bytes), str(path))
+            if not isinstance(found, dict):
+                raise InputError(f"{path} holds no JSON object")
+            if name == "config.json":
+                check_counts(found, str(path))
 
 
 def check_counts(config: object, source: str) -> None:
