@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tests.models.test_families import build
+from tests.models.test_families import CASES, build
 from tokenizers import Tokenizer as Backend
 from tokenizers.models import WordLevel
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, Gemma3Config, PreTrainedTokenizerFast
 
 from multispin.errors import InputError
 from multispin.models import Verifier, load_model, load_tokenizer, loading
@@ -240,6 +240,17 @@ def test_a_field_with_which_a_model_cannot_be_loaded_is_named(tmp_path, case, na
     refused(lambda: Verifier(load_model(str(tmp_path)), 1, 32), name)
 
 
+def test_a_field_of_a_model_that_also_sees_is_named(tmp_path):
+    _, settings = CASES["gemma3_text"]
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = Gemma3Config(text_config=settings, vision_config={**sizes, "image_size": 28, "patch_size": 14})
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    Verifier(load_model(str(tmp_path)), 1, 32)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"tie_word_embeddings": False}))
+    refused(lambda: load_model(str(tmp_path)), "lm_head.weight", "(tie_word_embeddings)")
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"model_type": "no-such-model"}'])
 def test_a_config_that_makes_no_sense_is_refused(folder, text):
     (folder / "config.json").write_text(text)
@@ -267,7 +278,7 @@ def test_settings_with_a_key_twice_are_refused_by_its_name(folder, name):
     path = folder / name
     path.write_text(path.read_text().rstrip()[:-1] + ', "eos_token_id": 5, "eos_token_id": 6}')
     for load in (load_model, load_tokenizer):
-        refused(lambda load=load: load(str(folder)), f"{path}: the key 'eos_token_id' comes twice")
+        refused(lambda load=load: load(str(folder)), f"the {name} of {folder}: the key 'eos_token_id' comes twice")
 
 
 def test_a_folder_without_weights_is_refused(folder):

@@ -31,20 +31,21 @@ def shaping_fields(config: Any, weights: Collection[str], shape: bool = False) -
     weight = min(weights)
     usual, begun_s = _shape(config, weight), time.monotonic()
     found: list[str] = []
-    for name in sorted(COMMON | FAMILIES.get(text.model_type, frozenset())):
-        value = getattr(text, name, None)
+    known = sorted(COMMON | FAMILIES.get(text.model_type, frozenset()))
+    for holder, name in [(text, name) for name in known] + [(config, "tie_word_embeddings")]:
+        value = getattr(holder, name, None)
         for other in _others(value):
             if time.monotonic() - begun_s > LONGEST_S:
                 return found
             try:
-                setattr(text, name, other)
+                setattr(holder, name, other)
                 made = _shape(config, weight)
             except Exception:  # another field does not go with this value
                 continue
             finally:
-                setattr(text, name, value)
+                setattr(holder, name, value)
             if (made is None) is not (usual is None) or (shape and made != usual):
-                found.append(name)
+                found += [name] if name not in found else []
                 break
     return found
 

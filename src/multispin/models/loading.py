@@ -31,16 +31,16 @@ from multispin.models.hub import folder_of
 from multispin.models.numbers import FLOATS, INT8, NUMBERS
 from multispin.models.quantised import whole_weights
 from multispin.models.references import (
-    MOST_BYTES,
     WEIGHTS_FILE,
     check_readable,
     check_sizes,
     converted_folder,
     is_whole,
     locate,
+    settings_in,
     writing,
 )
-from multispin.outside import first_line, json_value, read_file
+from multispin.outside import first_line
 
 CANNOT_LOAD = "cannot load the model"
 
@@ -85,7 +85,7 @@ def _weight_files(folder: Path) -> Iterator[Path]:
     index = folder / "model.safetensors.index.json"
     names = {WEIGHTS_FILE}
     if index.is_file() and not (folder / WEIGHTS_FILE).exists():
-        listed = json_value(read_file(index, MOST_BYTES[index.name]), str(index)).get("weight_map")
+        listed = settings_in(index, str(folder)).get("weight_map")
         if not isinstance(listed, dict) or not all(isinstance(name, str) for name in listed.values()):
             raise InputError(f"{index} has no weight_map that names a file for each weight")
         names = set(listed.values())

@@ -13,11 +13,12 @@ import time
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from multispin.checks import SHOWN_NAME, shown
 from multispin.errors import InputError
 from multispin.models.gguf_header import check_end, check_header
-from multispin.outside import json_value, read_file, user_path, whole_characters
+from multispin.outside import MAX_TEXT_BYTES, json_value, read_file, user_path, whole_characters
 
 EMBEDDED = "embedded"
 """The reference of the embedded target, SmolLM2-135M-Instruct."""
@@ -173,11 +174,24 @@ def check_sizes(folder: Path) -> None:
         if path.exists() and not path.is_file():  # a device file has no end
             raise InputError(f"{path} is not a file")
         if path.suffix == ".json" and path.is_file() and name != "tokenizer.json":  # whose second reading takes seconds
-            found = json_value(read_file(path, most_bytes), str(path))
-            if not isinstance(found, dict):
-                raise InputError(f"{path} holds no JSON object")
+            found = settings_in(path, str(folder))
             if name == "config.json":
                 check_counts(found, str(path))
+
+
+def settings_in(path: Path, reference: str) -> dict[str, Any]:
+    """The object in a JSON file of a model; InputError if it holds none, or is too large.
+
+    Args:
+        path: the file.
+        reference: reference of the model, for the message.
+
+    """
+    source = f"the {path.name} of {reference}"
+    found = json_value(read_file(path, MOST_BYTES.get(path.name, MAX_TEXT_BYTES)), source)
+    if not isinstance(found, dict):
+        raise InputError(f"{source} is damaged: it holds no JSON object")
+    return found
 
 
 def check_counts(config: object, source: str) -> None:

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from multispin.errors import InputError
 from multispin.models.hub import folder_of
-from multispin.models.references import check_sizes, converted_folder, is_whole, locate
+from multispin.models.references import check_sizes, converted_folder, is_whole, locate, settings_in
 from multispin.models.template import SHARED, TemplateProcess, render
-from multispin.outside import first_line, json_value, read_file, whole_characters
+from multispin.outside import first_line, read_file, whole_characters
 
 if TYPE_CHECKING:
     import tokenizers
@@ -324,12 +324,7 @@ def _end_ids(reference: str, folder: Path, tokenizer: Tokenizer) -> tuple[int, .
 
 def _json(reference: str, path: Path) -> dict[str, Any]:
     """The object in a JSON file; empty if there is no such file."""
-    if not path.is_file():
-        return {}
-    found = json_value(read_file(path), f"the {path.name} of {reference}")
-    if not isinstance(found, dict):
-        raise InputError(f"the {path.name} of {reference} is damaged: it holds no JSON object")
-    return found
+    return settings_in(path, reference) if path.is_file() else {}
 
 
 def _text(token: str | Mapping[str, Any]) -> str:
