@@ -10,6 +10,7 @@ import operator
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -110,17 +111,20 @@ def advise(scenario: Scenario | str | Path) -> Advice:
 
     Returns:
         An option for each way: nobody drafts, the edge's own drafter does, devices do in rounds by each policy or in
-        streams, and the best mixture. Streams are simulated, the others planned, all with the truth known. Beside them
-        the break-evens: the values of one quantity at which devices begin to pay. `multispin.control.advice.sentences`
-        puts all of it into words.
+        streams, and the best mixture. Streams are simulated, the others planned, all with the truth known. Texts and
+        prompts are those of the file; those of a `Scenario` are endless. Beside them the break-evens: the values of
+        one quantity at which devices begin to pay. `multispin.control.advice.sentences` puts all of it into words.
 
     """
     from multispin.control import Scenario
     from multispin.control.advice import advise as compare
-    from multispin.simulation.steady import streamed
+    from multispin.data import scenario_path
+    from multispin.simulation.steady import streamed, texts_of
 
-    chosen = scenario if isinstance(scenario, Scenario) else load_scenario(scenario)
-    return compare(chosen, streams=streamed)
+    if isinstance(scenario, Scenario):
+        return compare(scenario, streams=streamed)
+    texts = texts_of(scenario_path(str(scenario)))
+    return compare(load_scenario(scenario), streams=partial(streamed, texts=texts), texts=texts)
 
 
 @dataclass(eq=False)

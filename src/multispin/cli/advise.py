@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,8 @@ _HELP = f"""Say whether devices should draft at a site, before anyone buys anyth
 SITE is a scenario file or the name of a bundled one (docs/control.md lists the keys). Use presets for what
 you have not measured: --engine replaces the site's verifier and edge drafter, --device the drafting of all devices.
 Without a SITE both are needed. The figures come from the planner's model, which knows all parameters exactly and has
-neither jitter nor stragglers. The figures of streams are simulated, with all parameters known, too.
+neither jitter nor stragglers. The figures of streams are simulated, with all parameters known, too. Texts and prompts
+are as long as the SITE's [simulation] table says; without one, texts are endless.
 
 Each row of the table is a mode of `serve`: "nobody" is plain, "the edge" is edge, "devices (POLICY)" is rounds,
 "devices, in streams" is streams, and "best mixture" is mixture. The default mode, auto, decides as streams do.
@@ -98,7 +99,7 @@ def command(
         return
     check_plot(plot)
     scenario, title = _scenario(site, **given)
-    advice = asked_advice(scenario, title, policies or RUNTIME_POLICIES, plot)
+    advice = asked_advice(scenario, title, policies or RUNTIME_POLICIES, plot, site)
     if as_json:
         click.echo(json.dumps(document(advice, title), indent=2))
     else:
@@ -107,17 +108,23 @@ def command(
             click.echo(f"Picture: {one_line(str(plot))}")
 
 
-def asked_advice(scenario: Scenario, title: str, policies: Sequence[str], plot: Path | None) -> Advice:
-    """The advice for a site, with progress on standard error; draws a picture to `plot` if it is given."""
-    from multispin.simulation.steady import streamed  # imported late: the simulator loads slowly
+def asked_advice(
+    scenario: Scenario, title: str, policies: Sequence[str], plot: Path | None, site: str | None = None
+) -> Advice:
+    """The advice for a site, with progress on standard error; draws a picture to `plot` if it is given.
 
-    simulated = cache(streamed)  # the picture needs the site's own figure again
+    Texts and prompts are those of the scenario file `site`; default None: texts are endless.
+    """
+    from multispin.simulation.steady import streamed, texts_of  # imported late: the simulator loads slowly
+
+    texts = None if site is None else texts_of(scenario_path(site))
+    simulated = cache(partial(streamed, texts=texts))  # the picture needs the site's own figure again
     with progress() as show:
-        advice = advise(scenario, policies, lambda stage, done: show(f"advice: {stage}", done, 1.0), simulated)
+        advice = advise(scenario, policies, lambda stage, done: show(f"advice: {stage}", done, 1.0), simulated, texts)
         can_stream = advice.option("streams") is not None
         if plot is not None:
             streams = simulated if can_stream else None
-            drawn = curves(scenario, lambda stage, done: show(stage, done, 1.0), streams)
+            drawn = curves(scenario, lambda stage, done: show(stage, done, 1.0), streams, texts)
             _draw(advice, drawn, title, plot)
     return advice
 

@@ -2,8 +2,8 @@
 
 A pure function of a scenario. It knows no language model: what it says is as good as the times and acceptance rates in
 the scenario, and as the planner's model with the frames of drafts (docs/control.md): no jitter, no stragglers,
-everything known. No formula says what streams make, there is only a bound; the caller brings a function that simulates
-them.
+everything known. Prompts and ends of texts take their share (`control.texts`). No formula says what streams make, there
+is only a bound; the caller brings a function that simulates them.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,6 +27,7 @@ from multispin.control.exact.fluid import fluid
 from multispin.control.frames import decide_with_frames
 from multispin.control.policies import RUNTIME_POLICIES, policy_named
 from multispin.control.scenario import Scenario
+from multispin.control.texts import Texts, rates_of
 from multispin.control.who import DEVICE, EDGE, ROUND_MODES, Decision
 from multispin.errors import InputError
 
@@ -128,6 +129,7 @@ def advise(
     policies: Sequence[str] = RUNTIME_POLICIES,
     told: Callable[[str, float], None] = lambda _stage, _done: None,
     streams: SimulateStreams | None = None,
+    texts: Texts | None = None,
 ) -> Advice:
     """All options for a site, and its break-evens.
 
@@ -137,6 +139,7 @@ def advise(
             `RUNTIME_POLICIES`.
         told: function of the current stage and the share of everything that is done, 0 … 1; by default none.
         streams: simulates the site in streams; default None, which leaves streams out.
+        texts: the site's texts and prompts, which `streams` must know too; default None: texts are endless.
     """
     decisions: list[tuple[str, str, Decision]] = []
     skipped: list[tuple[str, str]] = []
@@ -154,15 +157,19 @@ def advise(
             skipped.append((policy, str(error)))
     told("the best mixture", 0.4)
     decisions.append(("mixture", "heterogeneous", decide_with_frames(scenario)))
-    plain = _total(decisions[0][2])
-    edge = next((_total(decision) for mode, _, decision in decisions if mode == "edge"), None)
+    rates = [rates_of(made, scenario, texts) for _, _, made in decisions]
+    plain = sum(rates[0])
+    edge = next((sum(each) for each, (mode, _, _) in zip(rates, decisions, strict=True) if mode == "edge"), None)
 
     def option(mode: str, policy: str, goodput: float, slowest: float, decision: Decision | None) -> Option:
         over_edge = None if edge is None else goodput / edge - 1.0
         return Option(mode, policy, goodput, slowest, goodput / plain - 1.0, over_edge, users, decision)
 
     users = len(scenario.devices)
-    options = [option(mode, policy, _total(made), _least(made), made) for mode, policy, made in decisions]
+    options = [
+        option(mode, policy, sum(each), min(each), made)
+        for each, (mode, policy, made) in zip(rates, decisions, strict=True)
+    ]
     if streams is not None:
         told("streams", 0.45)
         try:
@@ -212,6 +219,7 @@ def curves(
     scenario: Scenario,
     told: Callable[[str, float], None] = lambda _stage, _done: None,
     streams: SimulateStreams | None = None,
+    texts: Texts | None = None,
 ) -> tuple[Curve, Curve]:
     """Goodput over the devices' drafting time, and over the number of users.
 
@@ -219,6 +227,7 @@ def curves(
         scenario: the site; without an edge drafter the curves have no mode "edge".
         told: function of the current stage and the share of everything that is done, 0 … 1; by default none.
         streams: simulates a site in streams, at some of the values; None (default) leaves streams out.
+        texts: as in `advise`; default None.
 
     Returns: the curve over `seconds_per_token`, from a tenth to ten times the mean of the site's drafting devices, and
         that over `users`.
@@ -241,7 +250,8 @@ def curves(
                 streamed.append((values[index], streams(site, _SEEDS if at_home else 1).goodput_tokens_per_s))
             for mode in ROUND_MODES:
                 if mode != "edge" or scenario.edge_drafter is not None:
-                    goodputs.setdefault(mode, []).append(_total(decide_with_frames(site, mode=mode)))
+                    made = decide_with_frames(site, mode=mode)
+                    goodputs.setdefault(mode, []).append(sum(rates_of(made, site, texts)))
         by_mode = {mode: tuple(series) for mode, series in goodputs.items()}
         found.append(Curve(quantity, tuple(values), by_mode, now, tuple(streamed)))
     return found[0], found[1]
@@ -313,11 +323,3 @@ def _mix(made: Decision, best: str) -> str:
     passes = "1 more pass" if made.extra_passes == 1 else f"{made.extra_passes} more passes"
     extra = f", and the edge makes {passes} while the devices draft" if made.extra_passes else ""
     return f"{best}: {', '.join(parts)}{extra}. This takes {time_text(made.period_s)} and then repeats."
-
-
-def _total(decision: Decision) -> float:
-    return sum(choice.tokens_per_s for choice in decision.sessions)
-
-
-def _least(decision: Decision) -> float:
-    return min(choice.tokens_per_s for choice in decision.sessions)

@@ -9,6 +9,7 @@ from multispin.checks import not_negative, one_of, probability, shown, whole, wi
 from multispin.control import Scenario
 from multispin.control.document import read_document
 from multispin.control.files import EDGE_DRAFTER_TABLE, RADIO_TABLE, SIMULATION_KEYS, SIMULATION_TABLE, scenario_of
+from multispin.control.texts import Whole
 from multispin.errors import InputError
 from multispin.estimation.traces import Traces, load_traces
 from multispin.passes import Limits
@@ -24,9 +25,6 @@ MAX_STRAGGLER_S = 30.0
 MAX_S = 1e9
 """Longest time between two events of a simulation: some thirty years."""
 _OF = f"{SIMULATION_TABLE}."
-
-Whole = int | tuple[int, int]
-"""A number of tokens, or the least and greatest of a uniform draw."""
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from itertools import cycle, islice
 import numpy as np
 
 from multispin.control.streams import Decide, choose
+from multispin.control.texts import Whole
 from multispin.errors import InputError
 from multispin.passes import (
     EXPIRY_PERIOD_S,
@@ -35,7 +36,7 @@ from multispin.simulation.driver import VirtualDriver
 from multispin.simulation.engine import SimulatedEdgeDrafter, SimulatedEngine, batch_verification_s
 from multispin.simulation.liars import Liar
 from multispin.simulation.live import USUAL_TOKENS, LiveModels
-from multispin.simulation.setup import MAX_TOKENS, Behaviour, DeviceLife, Setup, Whole
+from multispin.simulation.setup import MAX_TOKENS, Behaviour, DeviceLife, Setup
 from multispin.simulation.uplink import (
     Air,
     Channel,
