@@ -73,6 +73,29 @@ def test_a_file_writes_its_folders_text(make_folder, gguf_of, architecture, kind
 
 
 @pytest.mark.parametrize(
+    ("architecture", "kind"), [("llama", LlamaConfig), ("qwen2", Qwen2Config), ("qwen3", Qwen3Config)]
+)
+def test_norms_and_biases_of_a_file_are_those_of_its_folder(make_folder, gguf_of, architecture, kind):
+    """In a new model they are all one and all zero, so that none could be missed."""
+    folder = make_folder("m", kind, **({"head_dim": 128} if kind is Qwen3Config else {"hidden_size": 64}))
+    model = load_model(folder)
+    for name, weights in model.named_parameters():
+        if "norm" in name or "bias" in name:
+            torch.nn.init.normal_(weights, 1.0 if "norm" in name else 0.0, 0.5)
+    model.save_pretrained(folder)
+    ids = torch.tensor([[1, 50, 99, 7, 200, 32]])
+    with torch.inference_mode():
+        torch.testing.assert_close(load_model(gguf_of(folder, architecture))(ids).logits, model(ids).logits)
+
+
+def test_numbers_that_were_not_read_are_told(make_folder, gguf_of, monkeypatch):
+    monkeypatch.setitem(gguf_file.ARCHITECTURES, "llama", r"blk\.0\.attn_q\.bias")
+    file = gguf_of(make_folder("m", hidden_size=64), "llama", tensors={"blk.0.attn_q.bias": [1.0] * 64})
+    with pytest.raises(InputError, match="of which"):
+        load_model(file)
+
+
+@pytest.mark.parametrize(
     ("options", "part"),
     [
         ({"keys": {"attention.sliding_window": 6}}, "llama.attention.sliding_window = 6"),
@@ -95,6 +118,10 @@ def test_a_file_writes_its_folders_text(make_folder, gguf_of, architecture, kind
         ({"end_ids": {"eos_token_id": 259}}, "eos_token_id = 259 is none of its 259 tokens"),
         ({"end_ids": {"eom_token_id": 10**6}}, "eom_token_id = 1000000"),
         ({"tensors": {"blk.0.attn_q_norm.bias": [0.0] * 16}}, "blk.0.attn_q_norm.bias"),
+        ({"tensors": {"blk.0.attn_q.bias": [0.0] * 64}}, "blk.0.attn_q.bias"),
+        ({"tensors": {"blk.1.ffn_up.bias": [0.0] * 64}}, "blk.1.ffn_up.bias"),
+        ({"tensors": {"blk.0.attn_k_norm.weight": [1.0] * 16}}, "blk.0.attn_k_norm.weight"),
+        ({"keys": {"rope.scaling.type": "none", "rope.scaling.factor": 2.5}}, "rope.scaling.factor beside"),
     ],
 )
 def test_what_is_not_understood_is_refused_by_name_and_nothing_is_kept(make_folder, gguf_of, tmp_path, options, part):

@@ -21,8 +21,13 @@ from multispin.models.references import check_counts
 if TYPE_CHECKING:
     from gguf import GGUFReader
 
-ARCHITECTURES = frozenset({"llama", "qwen2", "qwen3"})
-"""The architectures whose GGUF files tests hold against their own folders."""
+ARCHITECTURES = {
+    "llama": r"rope_freqs\.weight",
+    "qwen2": r"blk\.\d+\.attn_(q|k|v)\.bias",
+    "qwen3": r"blk\.\d+\.attn_(q|k)_norm\.weight",
+}
+"""The architectures whose GGUF files tests hold against their own folders, and the tensors that each has beside
+`_TENSORS`. transformers passes over all others, such as biases of Llama's attention."""
 
 _DAMAGE = (ValueError, KeyError, IndexError, OSError, OverflowError, UnicodeDecodeError, RecursionError)
 _INSTEAD = "use the model's folder"
@@ -106,9 +111,8 @@ _BEGUN = frozenset({"llama3", "llama-v3", "llama-bpe", "falcon3", "pixtral", "te
 _NO_WEIGHTS = frozenset({"I8", "I16", "I32", "I64", "F64"})
 _ALWAYS = frozenset({"token_embd.weight", "output_norm.weight"})
 _BLOCK = re.compile(r"blk\.(\d+)\.")
-_TENSORS = re.compile(
-    r"(token_embd|output_norm|output)\.weight|rope_freqs\.weight|blk\.\d+\.((attn_(q|k|v|output)|ffn_(gate|up|down))"
-    r"\.(weight|bias)|(attn_norm|ffn_norm|attn_q_norm|attn_k_norm)\.weight)"
+_TENSORS = (
+    r"(token_embd|output_norm|output)\.weight|blk\.\d+\.(attn_(q|k|v|output|norm)|ffn_(gate|up|down|norm))\.weight"
 )
 _SIZES = {
     "token_embd": ("embedding_length", "vocab_size"),
@@ -146,6 +150,7 @@ class GgufFacts:
         special: tokens that leave no text.
         begun: whether the BOS token stands before a plain text.
         split: how to split a text before tokenization, for `gguf_split.set_split`.
+        numbers: how many numbers its weights are.
 
     """
 
@@ -154,6 +159,7 @@ class GgufFacts:
     special: tuple[str, ...]
     begun: bool
     split: str
+    numbers: int
 
 
 def open_gguf(path: Path, max_values: int = MAX_VALUES) -> "GGUFReader":
@@ -235,7 +241,7 @@ def _facts(path: Path, keys: Mapping[str, Any], tensors: Mapping[str, Any]) -> G
                 f"{path} sets {name[:80]} = {shown(value)}, not known here: it may change what it computes; {_INSTEAD}"
             )
     for name, tensor in tensors.items():
-        if not _TENSORS.fullmatch(name) or (name == "rope_freqs.weight" and architecture != "llama"):
+        if not re.fullmatch(f"{_TENSORS}|{ARCHITECTURES[architecture]}", name):
             raise InputError(f"{path} holds the tensor {name[:80]}, which no layer known here uses: {_INSTEAD}")
         if (stored := tensor.tensor_type.name) in _NO_WEIGHTS:
             raise InputError(f"{path} stores the tensor {name} as {stored}, as no weights known here are: {_INSTEAD}")
@@ -259,6 +265,7 @@ def _facts(path: Path, keys: Mapping[str, Any], tensors: Mapping[str, Any]) -> G
         tuple(str(token) for token, kind in zip(names, types, strict=False) if kind == _CONTROL),
         _begun(path, keys),
         SENTENCEPIECE if keys["tokenizer.ggml.model"] == "llama" else keys.get("tokenizer.ggml.pre", "default"),
+        sum(int(tensor.n_elements) for name, tensor in tensors.items() if name != "rope_freqs.weight"),
     )
 
 
@@ -398,6 +405,8 @@ def _rope(path: Path, keys: Mapping[str, Any], factors: "np.ndarray[Any, Any] | 
     """Settings of scaled rotary positions."""
     base, scaled = float(keys.get("rope.freq_base", 10000.0)), "rope.scaling.factor" in keys
     kind = keys.get("rope.scaling.type", "linear" if scaled else "none")  # as llama.cpp reads a file without one
+    if kind == "none" and keys.get("rope.scaling.factor", 1.0) != 1.0:  # which llama.cpp applies in some architectures
+        raise InputError(f"{path} sets rope.scaling.factor beside rope.scaling.type = none: {_INSTEAD}")
     if kind not in ("none", "linear", "yarn"):
         raise InputError(
             f"{path} scales rotary positions by {shown(kind)} (rope.scaling.type), which is not known here: {_INSTEAD}"

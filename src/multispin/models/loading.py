@@ -261,6 +261,8 @@ def _convert(path: Path, folder: Path) -> None:
         damaged = "this GGUF file is damaged, truncated, or of a kind that transformers cannot read:"
         model = _read_weights(str(path), str(path.parent), damaged, gguf_file=path.name, dtype=torch.float32)
         tokenizer = _read(str(path), lambda: AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name), damaged)
+        if (read := sum(weights.numel() for weights in model.parameters())) != facts.numbers:
+            raise InputError(f"{path} holds {facts.numbers} numbers, of which {read} were read: use the model's folder")
         # What is saved is an ordinary float32 model: transformers must not take it for a quantised one.
         del model.config.quantization_config
         model.hf_quantizer, model.is_quantized, model.quantization_method = None, False, None

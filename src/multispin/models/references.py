@@ -40,7 +40,7 @@ MOST_BYTES = {
     "model.safetensors.index.json": 2**25,
 }
 """Largest settings files of a model folder [bytes]; published ones are at most a quarter of that."""
-CONVERSION = 5
+CONVERSION = 6
 """Version of the conversion of GGUF files; copies of an older version are made again."""
 MAX_PARTS = 4096
 """Most layers, heads or experts of a model; published ones have a few hundred."""
