@@ -6,6 +6,7 @@ from tests.slots import free_slots
 
 from multispin.errors import InputError
 from multispin.passes import Controller, ControllerSettings, Limits, LocalDriver, Member, Passes
+from multispin.passes.rounds import MOST_SETTLING
 from multispin.protocol import PROTOCOL_VERSION, Ask, Close, DeviceSession, Hello, Profile, Request, Verdict
 from multispin.speculation import (
     ID_RULES,
@@ -51,6 +52,7 @@ class Site(LocalDriver):
     def __init__(self, count, slots=4, rule=Rule.REJECTION_UP, max_tokens=20, **limits):
         self.engine = RefusingEngine(slots)
         control = Controller(ControllerSettings("fixed", 1e5, 6, 4))
+        control.beliefs.leaves_out = False  # every device drafts, whatever pays
         super().__init__(Passes(self.engine, control, "abc", Limits(**limits)))
         self.asks = {}
         self.numbers = [self.join(f"device-{i}", rule, max_tokens) for i in range(count)]
@@ -72,7 +74,8 @@ class Site(LocalDriver):
         for number, device in self.devices.items():
             if device.wants_draft:
                 ids = [5] * (0 if device.over else device.grant.length)
-                self.say(number, device.answer(ids, 0.01, [certain_distribution(5, device.form)] * len(ids)))
+                distributions = [certain_distribution(5, device.form)] * len(ids)
+                self.say(number, device.answer(ids, 0.01, [] if device.rule in ID_RULES else distributions))
 
     def answer(self, *numbers):
         for number in numbers:
@@ -143,6 +146,57 @@ def test_who_does_not_answer_misses_the_round_and_may_answer_later():
     site.answer(fast)
     assert set(site.one_pass().members) == {fast, slow}
     assert site.devices[slow].grant is not None
+
+
+def test_others_wait_for_distributions_only_as_long_as_that_pays_and_not_for_who_was_late():
+    site = Site(3)
+    one, two, three = site.numbers
+    plain = site.join("plain", Rule.COUPLED, 20)
+
+    def asked():
+        site.draft()
+        return site.run().until_s
+
+    asked()
+    site.answer(one, two, three)
+    round_s = site.one_pass().plan.round_s  # with all four
+    until_s = asked()
+    assert until_s - site.now_s == pytest.approx(MOST_SETTLING * round_s * 3 / 4)
+    site.answer(one)
+    site.now_s = until_s
+    assert set(site.one_pass().members) == {one, plain}
+    site.now_s += 0.1
+    site.answer(two, three)  # too late
+    asked()
+    site.answer(one)
+    site.one_pass()
+    asked()
+    passes = len(site.reports)
+    assert site.asks.keys() == {one, two, three}
+    site.answer(one)
+    site.run()
+    assert len(site.reports) == passes + 1  # nobody waited for the two
+    site.answer(two, three)  # in time
+    asked()
+    site.answer(one)
+    site.one_pass()
+    asked()
+    site.answer(one, two)
+    passes = len(site.reports)
+    site.run()
+    assert len(site.reports) == passes  # everybody waits for the third
+    site.answer(three)
+    assert set(site.one_pass().members) == {one, two, three, plain}
+
+
+def test_a_silent_device_that_had_the_whole_band_keeps_at_most_an_even_share_of_it():
+    site = Site(1)
+    assert site.devices[site.numbers[0]].grant.bandwidth_hz == pytest.approx(1e5)
+    numbers = [site.join(f"honest-{index}", Rule.COUPLED, 20) for index in range(3)]
+    site.now_s = site.run().until_s
+    site.run()
+    bands_hz = [site.devices[number].grant.bandwidth_hz for number in numbers]
+    assert sum(bands_hz) == pytest.approx(0.75e5)
 
 
 def test_a_distribution_that_comes_after_a_lost_connection_finishes_the_round():

@@ -278,3 +278,51 @@ def test_modes_that_cannot_be_are_refused():
     ):
         with pytest.raises(InputError, match=what):
             ControllerSettings("heterogeneous", 1e5, 7, 8, **settings)
+
+
+class DearTokens(Site):
+    """A site whose passes take 30 ms and 1 ms per token, and whose devices take 10 ms."""
+
+    def __init__(self, **limits):
+        self.asked_s = {}
+        super().__init__("mixture", **limits)
+        self.engine.max_length = 4096
+        self.alone = []  # tokens of passes of prompts alone while drafts were awaited
+
+    def verify(self, step):
+        tokens = sum(len(job.feed.tokens) for job in step.batch.jobs)
+        if self.owing() and all(job.feed.params is None for job in step.batch.jobs):
+            self.alone.append(tokens)
+        pass_s = 0.03 + 0.001 * tokens
+        self.now_s += pass_s
+        self.passes.verified(step.batch, self.passes.verify(step.batch), pass_s, self.now_s)
+
+    def go_on_until(self, end_s):
+        while self.now_s < end_s:
+            step = self.advance()
+            if isinstance(step, Sleep):
+                self.now_s = min(self.now_s + 0.005, step.until_s or end_s)
+                for number in self.owing():
+                    device = self.devices[number]
+                    if self.now_s - self.asked_s[number] >= 0.01 * device.grant.length:
+                        self.draft(number)
+            else:
+                self.work(step)
+
+    def hear(self, number, message):
+        self.asked_s[number] = self.now_s
+        super().hear(number, message)
+
+
+def test_prompts_alone_are_read_in_small_pieces_while_drafts_are_awaited():
+    site = DearTokens(prefill_share=0.5)
+    for k in range(4):
+        site.join(f"d{k}", max_tokens=2000)
+    site.go_on_until(3.0)
+    device = DeviceSession(Hello(PROTOCOL_VERSION, "abc", "reader", "none", False, Profile(0.01, 5.0)))
+    number = site.connect(device)
+    device.begin(Request(tuple(k % V for k in range(3000)), SamplingParams(), 1))
+    site.say(number, device.open())
+    site.go_on_until(13.0)
+    assert len(site.alone) > 5
+    assert max(site.alone) <= 1.2 * 0.5 * 31  # a pass without them takes 31 ms

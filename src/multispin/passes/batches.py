@@ -12,7 +12,9 @@ from multispin.protocol import Pending
 from multispin.speculation import Evidence, Failure, Feed, masks_along
 
 
-def collect(state: EdgeState, number: int, drafts: Sequence[Job], planned_s: float = 0.0) -> Batch:
+def collect(
+    state: EdgeState, number: int, drafts: Sequence[Job], planned_s: float = 0.0, awaits: bool = False
+) -> Batch:
     """Put drafts into a batch, and as many prompt tokens as may ride along.
 
     Args:
@@ -21,11 +23,13 @@ def collect(state: EdgeState, number: int, drafts: Sequence[Job], planned_s: flo
         drafts: the sessions' drafts, see `pending_job` and `job_of`.
         planned_s: planned time of a round [s]: prompts may lengthen the round by the share `prefill_share` of it;
             default 0: the share is of the pass's own time.
+        awaits: whether drafts are awaited that the next pass is for, so that a pass of prompts alone must not be long
+            either; default no.
 
     """
     jobs = sorted(drafts, key=lambda job: job.session)
     waiting = [seat for seat in state.seats if prompt_due(state, seat)]
-    budget = _prompt_budget(state, jobs, planned_s) if waiting else 0
+    budget = _prompt_budget(state, jobs, planned_s, awaits) if waiting else 0
     # The text that got its slot first comes first, so a client that opens many prompts waits like everybody else.
     for seat in sorted(waiting, key=lambda seat: seat.turn):
         left = prompt_due(state, seat)
@@ -43,7 +47,7 @@ def prompt_due(state: EdgeState, seat: Seat) -> int:
     return state.seats.unread(seat) if seat.connected else 0
 
 
-def _prompt_budget(state: EdgeState, drafts: Sequence[Job], planned_s: float) -> int:
+def _prompt_budget(state: EdgeState, drafts: Sequence[Job], planned_s: float, awaits: bool) -> int:
     """Most prompt tokens for a pass: by their known cost, they lengthen it by at most `prefill_share`."""
     verification, share = state.controller.beliefs.verification, state.limits.prefill_share
     tokens = sum(len(job.feed.tokens) for job in drafts)
@@ -53,7 +57,7 @@ def _prompt_budget(state: EdgeState, drafts: Sequence[Job], planned_s: float) ->
     allowed_s = share * max(planned_s, without_s)
     if verification.per_token_s * most <= allowed_s:
         return most
-    least = LEAST_PREFILL_TOKENS if drafts else UNSEEN_PREFILL_TOKENS
+    least = LEAST_PREFILL_TOKENS if drafts or awaits else UNSEEN_PREFILL_TOKENS
     return min(most, max(least, int(allowed_s / verification.per_token_s)))
 
 

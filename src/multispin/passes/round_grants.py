@@ -72,8 +72,7 @@ class RoundGrants:
         """Plan the next round, and grant it to every running session without an open draft."""
         self._seats.fill()
         members = [self._member(seat) for seat in self._seats if self.is_idle(seat)]
-        late_hz = sum(seat.band_hz for seat in self._seats)
-        plan = self._controller.plan(members, late_hz, now_s)
+        plan = self._controller.plan(members, self._late_hz(), now_s)
         if plan is None:
             return None, {}
         self.price_tokens_per_s = plan.goodput_tokens_per_s
@@ -102,6 +101,15 @@ class RoundGrants:
     def is_idle(self, seat: Seat) -> bool:
         """Whether a plan decides for a session: it is connected, and nothing of it is open."""
         return seat.running and seat.connected and seat.session.grant is None and self._seats.unread(seat) == 0
+
+    def _late_hz(self) -> float:
+        """Band that stays reserved for late drafts [Hz]: of each at most an even share of the whole band.
+
+        A device that was alone here may have been granted all of it, and may never answer.
+        """
+        running = sum(seat.running and seat.connected for seat in self._seats)
+        most_hz = self._controller.settings.bandwidth_hz / max(1, running)
+        return sum(min(seat.band_hz, most_hz) for seat in self._seats)
 
     def _member(self, seat: Seat) -> Member:
         room = seat.session.room

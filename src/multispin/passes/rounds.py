@@ -5,6 +5,7 @@ then. Under `rejection-up` a pass may have to ask devices for the distributions 
 device that answers late misses this delivery, and gets its verdict when the answer comes.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -33,6 +34,8 @@ from multispin.speculation import Failure, Finding, Rejection, framing_bits, upl
 
 PATIENCE = 0.5
 """Lateness of drafts, as a share of a pass, from which on a pass is made without them."""
+MOST_SETTLING = 0.5
+"""A pass waits for distributions at most this share of the time for which waiting pays if all of them come."""
 
 
 @dataclass(frozen=True)
@@ -158,9 +161,10 @@ class Rounds:
         A Failure ends its own session only, with the reason; the pass goes on with the others.
 
         Refusals that need the device's distribution are settled at once, so that it can be asked for. The answer is
-        sent over the band of its draft; the others' bands are idle meanwhile.
+        sent over the band of its draft; the others' bands are idle meanwhile. So a pass does not wait for a device
+        whose last answer was late.
         """
-        asked, upload_s = list[Seat](), 0.0
+        asked = list[tuple[Seat, float]]()
         for job, finding in zip(batch.jobs, findings, strict=True):
             if not isinstance(finding, (Rejection, Failure)) or (seat := self._seats.get(job.session)) is None:
                 continue
@@ -177,11 +181,17 @@ class Rounds:
             if isinstance(answer, Ask):
                 seat.asked_at_s = now_s
                 if seat.connected:
-                    asked.append(seat)
-                    upload_s = max(upload_s, self._distribution_s(seat, band_hz))
-        until_s = now_s + self._state.limits.deadline_factor * upload_s + self._state.limits.deadline_slack_s
+                    asked.append((seat, self._distribution_s(seat, band_hz)))
         waits = isinstance(self._phase, _Verifying) and self._phase.waits
-        self._phase = _Settling(batch, findings, verify_s, asked, until_s, waits)
+        most_s, awaited = self._settling_s(len(asked)), list[Seat]()
+        for seat, upload_s in asked:
+            limits = self._state.limits
+            wait_s = min(most_s, limits.deadline_factor * upload_s + limits.deadline_slack_s)
+            seat.answer_by_s = now_s + wait_s
+            if not seat.answers_late:
+                awaited.append(seat)
+        until_s = max((seat.answer_by_s for seat in awaited), default=now_s)
+        self._phase = _Settling(batch, findings, verify_s, awaited, until_s, waits)
 
     def came_back(self, seat: Seat) -> None:
         """Note that a device is connected again, so that its draft may be awaited again."""
@@ -196,6 +206,7 @@ class Rounds:
             case Draft():
                 return self._draft(seat, message, frame_bytes, now_s)
             case Distribution():
+                seat.answers_late = now_s > seat.answer_by_s
                 return self._state.receive_distribution(seat, message, frame_bytes)
         raise ProtocolError("unexpected", "a Chunk came, but no text streams at this edge: send Drafts for Grants")
 
@@ -226,13 +237,15 @@ class Rounds:
         if rides and (step := self._seat_riders(now_s) or self._to_draft()) is not None:
             return step
         riders = [seat for seat in self._seats if rides and self._rides_now(seat)]
-        if riders or any(prompt_due(self._state, seat) for seat in self._seats):
+        prompts = any(prompt_due(self._state, seat) for seat in self._seats)
+        if riders or prompts:
             pass_s = self._controller.beliefs.verifier().verify_s([0] * max(1, len(riders)))
             patience_s = self._grants.round.expected_s + PATIENCE * pass_s
-            fits = rides and now_s + pass_s <= self._grants.round.expected_s
+            most_s = pass_s * (1.0 + prompts * self._state.limits.prefill_share)
+            fits = rides and now_s + most_s <= self._grants.round.expected_s
             if self._grants.round.passes > 0 or fits or now_s >= patience_s:
                 self._grants.round.passes -= 1
-                batch = self._collect(riders)
+                batch = self._collect(riders, awaits=now_s < patience_s)
                 self._phase = _Verifying(batch, waits=True)
                 return Verify(batch)
             return Sleep(min(patience_s, self._grants.round.deadline_s))
@@ -263,13 +276,16 @@ class Rounds:
             self._phase = _EdgeDrafting()
         return step
 
-    def _collect(self, pending: Sequence[Seat] | None = None) -> Batch:
-        """Make a batch of all pending drafts, or those of some sessions, and prompt tokens that may ride along."""
+    def _collect(self, pending: Sequence[Seat] | None = None, awaits: bool = False) -> Batch:
+        """Make a batch of all pending drafts, or those of some sessions, and prompt tokens that may ride along.
+
+        A pass on which drafts may have to wait is as short as its own work allows (`awaits`).
+        """
         self._seats.fill()
         if pending is None:
             pending = [seat for seat in self._seats if isinstance(seat.session.stage, Pending)]
         under_way, jobs = self._grants.round, [pending_job(seat) for seat in pending]
-        return collect(self._state, under_way.number, jobs, under_way.planned_s)
+        return collect(self._state, under_way.number, jobs, 0.0 if awaits else under_way.planned_s, awaits)
 
     def _deliver(self, settling: _Settling, now_s: float) -> Send:
         """Settle the rest of a batch, plan the next round, and send everybody's verdict and grant.
@@ -338,6 +354,15 @@ class Rounds:
         if not isinstance(stage, Granted) or stage.grant.round != self._grants.round.number:
             return False
         return seat.connected and seat.running
+
+    def _settling_s(self, asked: int) -> float:
+        """Most time for which a pass waits for the distributions of so many devices [s].
+
+        They lose a round if the others go on without them, and everybody loses the time of the wait. So waiting pays
+        up to the share of a round that the asked are of all. Where nobody else is there, it costs nothing.
+        """
+        running = sum(seat.running and seat.connected for seat in self._seats)
+        return MOST_SETTLING * self._grants.round.planned_s * asked / running if asked < running else math.inf
 
     def _distribution_s(self, seat: Seat, band_hz: float) -> float:
         """Planned time to ask for one distribution and to get it [s]; 0 without a granted band."""

@@ -51,6 +51,8 @@ class Seat:
         lost_at_s: time at which the device was last lost [s].
         asked_at_s: time at which the edge last asked the device for something, or the device came back [s].
         planned_s: planned time from its grant to its draft's arrival [s]; 0 if unknown.
+        answer_by_s: time until which a pass would wait for the distribution that it was last asked for [s].
+        answers_late: whether its last distribution came after that.
         evicted: whether its text lost its slot to another request.
         heard_at_s: time of the device's last message, or at which its text was last seen growing [s].
         turn: number in the order in which texts got their slots; prompts are read in this order.
@@ -67,6 +69,8 @@ class Seat:
     lost_at_s: float = 0.0
     asked_at_s: float = 0.0
     planned_s: float = 0.0
+    answer_by_s: float = 0.0
+    answers_late: bool = False
     evicted: bool = False
     heard_at_s: float = 0.0
     turn: int = 0
