@@ -293,7 +293,7 @@ class Site(VirtualDriver):
                 self.queue.at(next_s, lambda: self._request(device) if device.number == number else None)
             else:
                 self._request(device)
-        elif grant is not None and grant.length > 0:
+        elif grant is not None and grant.length > 0 and device.session.joined:  # else its Tail says what is wanted
             self._draft(number, device, grant)
         else:
             self._stream_on(number, device)
