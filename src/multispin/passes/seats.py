@@ -229,24 +229,56 @@ class Seats:
         """Give free slots to requests whose device is there.
 
         Texts that lost their slot come first, then those whose origin has the fewest slots, then those whose origin got
-        none for longest, and then who has waited longest.
+        none for longest, and then who has waited longest. Where no slot is free, an origin without any gets one of the
+        origin that has most (`_make_way`).
         """
         if not self._waiting:
             return
         free = self._free_slots()
         held = Counter(seat.origin for seat in self._seats.values() if seat.origin and seat.slot is not None)
         waiting = [self._seats[number] for number in self._waiting if self._seats[number].connected]
-        while waiting and free > 0:
+        while waiting and (free > 0 or self._make_way(waiting, held)):
             seat = min(
-                waiting, key=lambda seat: (not seat.evicted, held[seat.origin], self._rotation.last(seat.origin))
+                waiting,
+                key=lambda seat: (not seat.evicted or free < 1, held[seat.origin], self._rotation.last(seat.origin)),
             )
             self._rotation.served(seat.origin)
             waiting.remove(seat)
             self._waiting.remove(seat.session.number)
             held[seat.origin] += bool(seat.origin)
-            free -= 1
+            free = max(0, free - 1)
             self._turns += 1
             seat.slot, seat.evicted, seat.turn = self._engine.open(), False, self._turns
+
+    def _make_way(self, waiting: Sequence[Seat], held: Counter[str]) -> bool:
+        """Take a slot from the origin that has most, if one that waits has none; whether one was free to be taken.
+
+        The text is the newest that no device drafts for, so that nobody draws anything ahead of it. It waits for its
+        next slot before all others, and is read again then.
+        """
+        most = max(held.values(), default=0)
+        if most < 2 or all(not seat.origin or held[seat.origin] for seat in waiting):
+            return False
+        able = [
+            seat
+            for seat in self._seats.values()
+            if held[seat.origin] == most and seat.running and not seat.session.hello.drafts
+            and seat.slot not in self._in_batch and isinstance(seat.session.stage, Idle | Streaming)
+            and seat.trial is None and not seat.to_draft
+        ]  # fmt: skip
+        if not able:
+            return False
+        seat = max(able, key=lambda seat: seat.turn)
+        held[seat.origin] -= 1
+        self._take_away(seat)
+        self._waiting.appendleft(seat.session.number)
+        return True
+
+    def _take_away(self, seat: Seat) -> None:
+        """Take the slot from a text that is not done."""
+        seat.session.withdraw()
+        seat.evicted = True
+        self.release(seat)
 
     def release(self, seat: Seat) -> None:
         """Free a slot, now or when the batch that uses it is done."""
@@ -266,9 +298,7 @@ class Seats:
             return
         lost = [seat for seat in self._seats.values() if self._may_lose_its_slot(seat, now_s)]
         for seat in sorted(lost, key=lambda seat: seat.lost_at_s)[:wanted]:
-            seat.session.withdraw()
-            seat.evicted = True
-            self.release(seat)
+            self._take_away(seat)
 
     def lost_for_good(self, now_s: float) -> list[int]:
         """Sessions whose device has been lost, has not answered, or has made no request, for too long."""
