@@ -518,9 +518,10 @@ def test_windows_cover_the_round_trip_and_end_where_tokens_are_seldom_right():
     assert window_of(view(0.85, 0.01), 0.1, 1e6, 0.05, 63)[0] == 25  # 0.85²⁵ is below a fiftieth
     assert window_of(view(0.3, 0.01), 0.1, 1e6, 0.05, 63)[0] == 4  # 0.3⁴ is below a fiftieth
     assert window_of(view(0.9, 0.01), 0.0, 0.0, 0.05, 16) == (0, 1)
-    assert window_of(view(0.9, 0.01), 0.0, 1e6, 1.0, 63)[1] == 16  # a hundred tokens in a pass, ten in a row
-    assert window_of(view(0.4, 0.01), 0.0, 1e6, 1.0, 63)[1] == 2  # few stand: a long frame only comes later …
-    assert window_of(view(0.4, 0.01), 0.0, 1e6, 1.0, 63, devices=10)[1] == 4  # … but so many frames cost the edge
+    assert window_of(view(0.9, 0.01), 0.0, 1e6, 1.0, 63)[1] == 1  # a longer frame only comes later …
+    assert window_of(view(0.9, 0.01), 0.0, 1e6, 1.0, 63, devices=10)[1] == 4  # … but so many frames cost the edge
+    assert window_of(view(0.9, 0.001), 0.0, 1e6, 0.02, 63, devices=7)[1] == 2  # also where passes are quick
+    assert window_of(view(0.9, 0.1), 0.0, 1e6, 1.0, 63, devices=1000)[1] == 8  # two frames of each in a pass
     slow_link = window_of(lambda chunk: (0.9, 0.001, 1e4 / chunk), 0.0, 1e6, 0.002, 16)
     assert slow_link[1] > window_of(view(0.9, 0.001), 0.0, 1e6, 0.002, 16)[1]
     assert window_of(view(1.0, 0.0001), 1.0, 1e6, 1.0, 500)[0] == MAX_DRAFT_LENGTH

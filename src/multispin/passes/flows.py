@@ -25,10 +25,10 @@ MOST_AIR = 0.5
 """Frames are made longer until sending takes at most this share of the drafting time …"""
 SAVES = 0.2
 """… as long as that saves at least this share of the bits. If tokens have many bits, a long frame only comes later."""
-PER_PASS = 8
-"""Most frames that a device should send during a pass, if they hold fewer tokens than are accepted in a row …"""
 FRAMES = 400
-"""… and most frames of all devices together, with at least two for each: a frame costs the edge some microseconds."""
+"""Most frames of all devices together during a pass …"""
+FRAMES_PER_S = 4000.0
+"""… and in a second, with at least two of each device for a pass: a frame costs the edge some ten microseconds."""
 YOUNG = 16
 """Number of a stream's first passes, in each of which the beliefs about it are renewed …"""
 LOOK_AT_VIEW_EVERY = 4
@@ -193,7 +193,7 @@ def window_of(
     Far enough that it never pauses: it learns of a token's fate a round trip and up to two passes after drafting it.
     But no further than passes can verify in that time, nor where a token is accepted with a probability below
     `LEAST_WORTH`. So a window may be longer than the longest draft: while that is verified, the next one is drafted. A
-    frame has about as many tokens as are accepted in a row; if a pass lasts long, a longer frame only comes later.
+    frame has one token, or as many as the edge needs to keep up, since a longer frame comes later.
 
     Args:
         view: function that gives α, T^S [s] and Q/r [Hz·s] of a token in frames of a given number of tokens.
@@ -209,13 +209,8 @@ def window_of(
         return 0, 1
     rate, token_s, token_hz_s = view(1)
     takes_s = max(token_s, token_hz_s / bandwidth_hz)  # drafting and sending overlap
-    useful = 1.0 / (1.0 - rate) if rate < 1.0 else math.inf  # E[N] of the longest draft
-    most_frames = max(2, FRAMES // max(1, devices))
-
-    def long_enough(tokens: int) -> bool:
-        return tokens * takes_s * (most_frames if tokens >= useful else min(PER_PASS, most_frames)) >= pass_s
-
-    chunk = next((tokens for tokens in CHUNKS if long_enough(tokens)), CHUNKS[-1])
+    frame_s = min(0.5 * pass_s, max(1, devices) * max(pass_s / FRAMES, 1.0 / FRAMES_PER_S))
+    chunk = next((tokens for tokens in CHUNKS if tokens * takes_s >= frame_s), CHUNKS[-1])
     while (
         chunk < CHUNKS[-1]
         and (before := view(chunk)[2]) / bandwidth_hz > MOST_AIR * token_s
