@@ -242,6 +242,7 @@ def test_what_is_not_known_is_refused_by_name(kind, settings, part):
             "unsloth_fixed": True,
             "torch_dtype": "bfloat16",
         },
+        {"num_experts": 2, "num_local_experts": 2, "attn_logit_softcapping": 0.0},  # of no use to this family
         {
             "architectures": ["LlamaForCausalLM"],
             "auto_map": {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.LlamaForCausalLM"},

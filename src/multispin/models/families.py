@@ -104,7 +104,7 @@ _ABOVE_ZERO = _names(
     "query_pre_attn_scalar attn_logit_softcapping final_logit_softcapping logits_scaling attention_multiplier"
 )
 """Numbers with which a model computes nothing if they are 0."""
-_FACTORS = ("embedding_multiplier", "residual_multiplier", "logit_scale")
+_FACTORS = _names("embedding_multiplier residual_multiplier logit_scale")
 _MULTIMODAL_ROPE = frozenset({"mrope_section", "mrope_interleaved"})  # for text, all three positions are the same
 
 
@@ -162,12 +162,11 @@ def check_family(config: Any) -> None:
     for rope in _rotary(text):
         _check_rotary(rope, text)
     of = f"the configuration of this {family} model: "
-    for name in (each for each in sorted(_ABOVE_ZERO) if getattr(text, each, None) is not None):
-        positive(name, getattr(text, name), of=of)
-    for name in (each for each in _FACTORS if getattr(text, each, None) is not None):
-        number(name, getattr(text, name), of=of)
+    for name in sorted(FAMILIES[family] & (_ABOVE_ZERO | _FACTORS)):
+        if (value := getattr(text, name, None)) is not None:
+            (positive if name in _ABOVE_ZERO else number)(name, value, of=of)
     experts = getattr(text, "num_local_experts", getattr(text, "num_experts", None))
-    if experts:
+    if experts and "num_experts_per_tok" in FAMILIES[family]:
         whole("num_experts_per_tok", text.num_experts_per_tok, 1, experts, of=of)
 
 
