@@ -201,7 +201,7 @@ def test_rotary_positions_that_change_with_the_longest_text_are_taken_as_far_as_
         ("LlamaConfig", {**SIZES, "quantization_config": {"quant_method": "awq"}}, "quantised"),
         ("LlamaConfig", {**SIZES, "partial_rotary_factor": 0.5}, "a llama model does not apply"),
         ("Qwen3Config", {**HEADS, "rope_parameters": {**THETA, "partial_rotary_factor": 0.25}}, "does not apply"),
-        ("LlamaConfig", {**SIZES, "rope_parameters": {"full_attention": ROPES["linear"]}}, "model does not have"),
+        ("LlamaConfig", {**SIZES, "rope_parameters": {"full_attention": ROPES["linear"]}}, "layer_types do not name"),
         ("LlamaConfig", {**SIZES, "rope_parameters": {**THETA, "rope_type": "linear", "factor": 0.0}}, "factor is 0"),
         ("LlamaConfig", {**SIZES, "rope_parameters": {"rope_theta": float("inf")}}, "rope_theta is inf"),
         ("LlamaConfig", {**SIZES, "rope_parameters": {"rope_theta": "1e4"}}, "rope_theta is '1e4'"),
@@ -355,6 +355,10 @@ def test_logits_that_are_no_numbers_are_one_sentence():
 def test_a_value_with_which_nothing_is_computed_is_refused_by_its_field(case, name, value):
     with pytest.raises(InputError, match=f"{name} is {value}; it must be"):
         PackedModel.of(build(case, **{name: value}), reorder=False)
+
+
+def test_experts_are_counted_in_the_field_that_is_read():
+    check_family(build("qwen2_moe", num_local_experts=1).config)
 
 
 def test_layers_of_no_width_are_one_sentence():

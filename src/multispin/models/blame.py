@@ -13,6 +13,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from multispin.models.families import COMMON, FAMILIES
+from multispin.models.references import MAX_PARTS
 
 LONGEST_S = 60.0
 """Time after which no further field is tried [s]; a model of 80 layers takes 1.5 s to make."""
@@ -94,4 +95,4 @@ def _others(value: Any) -> list[Any]:
         return [not value]
     if isinstance(value, int):
         return [2 * value, value // 2]
-    return [[]] if value and isinstance(value, list) else []
+    return [[] if value else list(range(MAX_PARTS))] if isinstance(value, list) else []

@@ -116,8 +116,8 @@ def check_family(config: Any) -> None:
     family = text.model_type
     if family not in FAMILIES:
         raise InputError(
-            f"models of the family {family!r} are not known to be computed exactly in a batch: choose one of "
-            + ", ".join(sorted(FAMILIES))
+            f"models of the family {family!r} (model_type) are not known to be computed exactly in a batch: choose one "
+            "of " + ", ".join(sorted(FAMILIES))
         )
     _check_programs(config)
     if getattr(config, "quantization_config", None) is not None:
@@ -158,15 +158,15 @@ def check_family(config: Any) -> None:
             raise InputError(f"layer_types: layers of the type {str(kind)[:60]!r} are not known in a {family} model")
     for name, part in (getattr(text, "rope_parameters", None) or {}).items():
         if isinstance(part, dict) and name not in (getattr(text, "layer_types", None) or ()):
-            raise InputError(f"{_ROPE} are for layers {str(name)[:60]!r}, which this model does not have")
+            raise InputError(f"{_ROPE} are for layers {str(name)[:60]!r}, which its layer_types do not name")
     for rope in _rotary(text):
         _check_rotary(rope, text)
     of = f"the configuration of this {family} model: "
     for name in sorted(FAMILIES[family] & (_ABOVE_ZERO | _FACTORS)):
         if (value := getattr(text, name, None)) is not None:
             (positive if name in _ABOVE_ZERO else number)(name, value, of=of)
-    experts = getattr(text, "num_local_experts", getattr(text, "num_experts", None))
-    if experts and "num_experts_per_tok" in FAMILIES[family]:
+    experts = next((getattr(text, name) for name in ("num_local_experts", "num_experts") if name in usual), None)
+    if experts and "num_experts_per_tok" in usual:
         whole("num_experts_per_tok", text.num_experts_per_tok, 1, experts, of=of)
 
 

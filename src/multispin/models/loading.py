@@ -345,4 +345,7 @@ def _read(reference: str, load: Callable[[], Any], problem: str = CANNOT_LOAD, f
         with contextlib.redirect_stderr(io.StringIO()):
             fields = failing_fields(folder) if folder is not None else []
         about = f"its configuration{in_brackets(fields)}: " if fields else ""
-        raise InputError(f"{problem} {reference}: {about}{first_line(error)}") from error
+        cause = first_line(error)
+        if "Meta tensors" in cause:  # of two weights to be tied, whose sizes are others
+            cause = "the embeddings have another shape than its configuration says (vocab_size, hidden_size)"
+        raise InputError(f"{problem} {reference}: {about}{cause}") from error
