@@ -98,6 +98,15 @@ def test_where_a_useful_draft_takes_a_small_part_of_a_pass_it_is_awaited() -> No
     assert streams > 0.9 * rounds  # learning included
 
 
+@pytest.mark.parametrize(("count", "band_hz"), [(2, 2e3), (4, 4e3)])
+def test_on_a_narrow_band_frames_are_no_longer_than_passes_wait_for(count: int, band_hz: float) -> None:
+    devices = tuple(Device(f"d{k}", 0.006, 3.0, 0.78, delay_s=0.001) for k in range(count))
+    scenario = Scenario(Cell(band_hz, 16, 16, 0), Verification(0.35, 0.0), devices)
+    setup = Setup(scenario, Behaviour(frame_bits=176))
+    streams, rounds = goodput(setup, "streams", 600), goodput(setup, "rounds", 600)
+    assert streams > 0.95 * rounds  # with long frames passes do not wait, and most devices bring nothing
+
+
 def test_a_drafter_of_the_edge_that_nearly_keeps_up_with_the_devices_does_no_harm() -> None:
     """At `a100-7b` the edge alone makes three quarters of what devices make: as a floor that cost 5 % of goodput."""
     setup = ScenarioFile(scenario_path("a100-7b")).setup()

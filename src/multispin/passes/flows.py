@@ -13,6 +13,7 @@ from multispin.control.goodput import expected_tokens
 from multispin.control.streams import Candidate
 from multispin.control.worth import SessionWorth
 from multispin.passes.beliefs import Beliefs, View
+from multispin.passes.first_frames import first_frame
 from multispin.protocol import MAX_DRAFT_LENGTH, Arrival, Chunk, Streaming
 
 LEAST_WORTH = 0.02
@@ -186,14 +187,21 @@ class Flow:
 
 
 def window_of(
-    view: Callable[[int], View], delay_s: float, bandwidth_hz: float, pass_s: float, most: int, devices: int = 1
+    view: Callable[[int], View],
+    delay_s: float,
+    bandwidth_hz: float,
+    pass_s: float,
+    most: int,
+    devices: int = 1,
+    waited_s: float = 0.0,
 ) -> tuple[int, int]:
     """How far a device may draft ahead, and how many tokens it sends in a frame.
 
     Far enough that it never pauses: it learns of a token's fate a round trip and up to two passes after drafting it.
     But no further than passes can verify in that time, nor where a token is accepted with a probability below
     `LEAST_WORTH`. So a window may be longer than the longest draft: while that is verified, the next one is drafted. A
-    frame has one token, or as many as the edge needs to keep up, since a longer frame comes later.
+    frame has one token, or as many as the edge needs to keep up, since a longer frame comes later. On a narrow band it is
+    longer, to save bits; but if passes wait for first frames, no longer than comes in that time.
 
     Args:
         view: function that gives α, T^S [s] and Q/r [Hz·s] of a token in frames of a given number of tokens.
@@ -202,6 +210,7 @@ def window_of(
         pass_s: usual time of a pass [s].
         most: longest draft, the most tokens that are verified at once.
         devices: number of devices that stream; default 1.
+        waited_s: how long passes wait for first frames [s], see `first_frames.waited_s`; default 0, they do not.
 
     Returns: tokens ahead and tokens in a frame; 0 ahead if it cannot draft.
     """
@@ -210,13 +219,15 @@ def window_of(
     rate, token_s, token_hz_s = view(1)
     takes_s = max(token_s, token_hz_s / bandwidth_hz)  # drafting and sending overlap
     frame_s = min(0.5 * pass_s, max(1, devices) * max(pass_s / FRAMES, 1.0 / FRAMES_PER_S))
-    chunk = next((tokens for tokens in CHUNKS if tokens * takes_s >= frame_s), CHUNKS[-1])
+    chunk = least = next((tokens for tokens in CHUNKS if tokens * takes_s >= frame_s), CHUNKS[-1])
     while (
         chunk < CHUNKS[-1]
         and (before := view(chunk)[2]) / bandwidth_hz > MOST_AIR * token_s
         and view(2 * chunk)[2] <= (1.0 - SAVES) * before
     ):
         chunk *= 2
+    if in_time := first_frame(view, delay_s, bandwidth_hz).tokens(waited_s):
+        chunk = max(least, min(chunk, in_time))
     token_hz_s = view(chunk)[2]
     unheard_s = 2.0 * delay_s + 2.0 * pass_s
     covers = min(unheard_s / max(token_s, token_hz_s / bandwidth_hz) + chunk, most * unheard_s / pass_s)
@@ -230,7 +241,7 @@ def matters(old: tuple[int, int, float], new: tuple[int, int, float]) -> bool:
     if new[2] < old[2] or (old[0] == 0) != (new[0] == 0):  # a band that another device gets must be given up
         return True
     ahead = abs(new[0] - old[0]) > max(1.0, WINDOW_CHANGE * old[0])
-    frame = new[1] >= 2 * old[1] or 2 * new[1] <= old[1]
+    frame = abs(new[1] - old[1]) > WINDOW_CHANGE * old[1]
     return ahead or frame or new[2] > (1.0 + WINDOW_CHANGE) * old[2]
 
 

@@ -5,11 +5,13 @@ that does not pay has a window of 0 except in its trials (`paying`). This file k
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 from multispin.control import Device
 from multispin.passes.bands import Bands
 from multispin.passes.beliefs import View
 from multispin.passes.edge_drafts import EdgeDrafts
+from multispin.passes.first_frames import first_frame, waited_s
 from multispin.passes.flows import Flow, matters, window_of
 from multispin.passes.grants import Grants, is_idle
 from multispin.passes.planning import MOST_DRAFT_S
@@ -53,6 +55,8 @@ class Windows:
         self._bands = Bands(state.controller.settings.bandwidth_hz)
         self._flows: dict[int, Flow] = {}
         self._drafting = 0  # devices that draft
+        self._waited_s = 0.0  # how long passes wait best for devices that begin again [s] …
+        self._waited_for: object = None  # … by the prices for which that was found
         self.pass_s = self._beliefs.verifier().verify_s([0])
 
     def flow(self, number: int) -> Flow | None:
@@ -82,10 +86,11 @@ class Windows:
         drafting: list[Seat] = []
         idle: list[Seat] = []
         resting: list[Seat] = []
+        present = 0
         for seat in self._seats:
             if not (seat.running and seat.connected):
                 continue
-            session = seat.session
+            session, present = seat.session, present + 1
             if session.hello.drafts:
                 (resting if self._rests(seat) else drafting).append(seat)
             if session.number not in self._flows if isinstance(session.stage, Streaming) else is_idle(seat):
@@ -98,10 +103,26 @@ class Windows:
         )
         if self._bands.look([seat.session.number for seat in drafting], self._prices.bands_hz, bool(resting)):
             self._tune_all()
+        if self._prices.worth is not self._waited_for:
+            self._find_waited(drafting, present)
         for seat in idle:
             self._begin(seat, now_s)
         if resting:
             self._try(resting, len(drafting), now_s)
+
+    def _find_waited(self, drafting: Sequence[Seat], present: int) -> None:
+        """Find again how long passes wait best, because prices were found again."""
+        worth = self._waited_for = self._prices.worth
+        if worth is None:
+            return
+        frames = [
+            first_frame(partial(self._beliefs.view, number), flow.device.delay_s, band_hz)
+            for number in (seat.session.number for seat in drafting)
+            if (flow := self._flows.get(number)) is not None and (band_hz := self._bands.of(number)) > 0.0
+        ]
+        verifier, most = self._beliefs.verifier(), self._settings.max_draft_length
+        pass_s, others = verifier.verify_s([0] * present), present - len(frames)
+        self._waited_s = waited_s(frames, others, pass_s, verifier.per_token_s, most, worth.alone_tokens_per_s)
 
     def _begin(self, seat: Seat, now_s: float) -> None:
         """Give a text its first grant or window."""
@@ -150,7 +171,10 @@ class Windows:
             rate, token_s, token_hz_s = self._beliefs.view(number, tokens)
             return max(rate, least), token_s, token_hz_s
 
-        return *window_of(view, flow.device.delay_s, band_hz, self.pass_s, most, self._drafting), band_hz
+        ahead = window_of(
+            view, flow.device.delay_s, band_hz, self.pass_s, most, devices=self._drafting, waited_s=self._waited_s
+        )
+        return *ahead, band_hz
 
     # Trials -------------------------------------------------------------------------------------------------------
 
