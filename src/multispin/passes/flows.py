@@ -200,8 +200,8 @@ def window_of(
     Far enough that it never pauses: it learns of a token's fate a round trip and up to two passes after drafting it.
     But no further than passes can verify in that time, nor where a token is accepted with a probability below
     `LEAST_WORTH`. So a window may be longer than the longest draft: while that is verified, the next one is drafted. A
-    frame has one token, or as many as the edge needs to keep up, since a longer frame comes later. On a narrow band it is
-    longer, to save bits; but if passes wait for first frames, no longer than comes in that time.
+    frame has one token, or as many as the edge needs to keep up, since a longer frame comes later. On a narrow band it
+    is longer, to save bits; but if passes wait for first frames, no longer than comes in that time.
 
     Args:
         view: function that gives α, T^S [s] and Q/r [Hz·s] of a token in frames of a given number of tokens.
