@@ -41,3 +41,19 @@ def test_it_is_found_again_within_some_trials_and_drafts_as_before(mode, trouble
     since_s, accepted = site.queue.now_s, device.record.accepted
     site.run(site.rounds + 60)
     assert (device.record.accepted - accepted) / (site.queue.now_s - since_s) > max(3.0, 3.0 * before)
+
+
+def test_rounds_that_left_out_all_devices_find_one_again():
+    """A probe takes at most its drafting and a pass: t = 3.6 s. Each is followed by another within 51 t."""
+    slow = tuple(Device(f"d{k}", 0.4 + 0.008 * k, 3.0, 0.85, delay_s=0.003) for k in range(8))
+    site = Site(Setup(Scenario(SITE.cell, Verification(2.0, 0.0), slow), Behaviour(frame_bits=176)), "heterogeneous", 1)
+    site.run(20)
+    for device, good in zip(site.devices, slow, strict=True):
+        device.becomes(replace(good, acceptance_rate=0.0))
+    site.run(150)
+    device = site.devices[0]
+    device.becomes(slow[0])
+    until_s, accepted = site.queue.now_s + TRIALS["rounds"] * (1.0 + 1.0 / PROBE_SHARE) * 3.6, device.record.accepted
+    while device.record.accepted < accepted + 20 and site.queue.now_s < until_s:
+        site.run(site.rounds + 1)
+    assert device.record.accepted >= accepted + 20

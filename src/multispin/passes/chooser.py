@@ -245,9 +245,10 @@ class Chooser:
         begun: dict[int, SessionPlan] = {}
         for index in sorted(able, key=lambda k: self.probes.due_since_s(members[k].session)):
             number, probe = members[index].session, self._probe(members[index], band_hz)
-            # If the text does not show what would have been accepted, the session waits for its probe.
+            # If the text does not show what would have been accepted, the session waits for its probe. It loses no more
+            # than the share of its time that probes may take: a further cost only beside what others lose.
             beside = members[index].comparable and self._mode != "rounds"
-            lost = shared * PROBE_BAND / count + (0.0 if beside else 1.0 / len(members))
+            lost = shared * (PROBE_BAND / count + (0.0 if beside else 1.0 / len(members)))
             if probe.expected_s > MOST_DRAFT_S:
                 continue
             self.probes.begin(number, now_s, lost)

@@ -3,11 +3,11 @@
 A drafter that does not draft cannot be observed. So a device that does not draft is asked for a short draft now and
 then. Nobody else waits for it. Under `greedy` and `coupled` not even its own session waits: the text goes on, and shows
 how many of the drafted tokens would have been accepted; the device gets the new tokens when its draft has come. Under
-the rejection rules the session waits for its probe.
+the rejection rules, and in mode `rounds`, the session waits for its probe.
 
 A probe that took t seconds is followed by at least `gap`·t seconds without one. The gap grows from `FIRST_GAP` up to
 1 / `PROBE_SHARE`: in the long run probes take at most the share `PROBE_SHARE` of a session's time, and a device that
-has become useful is tried again within t / `PROBE_SHARE` seconds.
+has become useful is tried again within t / `PROBE_SHARE` seconds, if its probe costs the others nothing.
 
 A probe may also cost the others something: the share `lost` of the goodput while it lasts. If n drafters are probed, a
 probe of t seconds is followed by n · lost · t / `COST_SHARE` seconds without one. So all probes together cost at most

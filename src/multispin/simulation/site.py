@@ -26,7 +26,7 @@ from multispin.passes import (
     Passes,
     RoundReport,
 )
-from multispin.protocol import Chunk, Close, Downlink, Draft, Grant, ProtocolError
+from multispin.protocol import Chunk, Close, Downlink, Draft, Grant, ProtocolError, Tail
 from multispin.protocol.device_stream import DeviceStreaming
 from multispin.simulation.acceptance import acceptance_of
 from multispin.simulation.beliefs import BoundedBeliefs, TrueBeliefs
@@ -272,6 +272,8 @@ class Site(VirtualDriver):
         """Hand a message to its device, unless the connection was lost or the text that it is about has ended."""
         if device.number != number or (device.losses, device.record.requests) != on:
             return
+        if device.session.joined and _says_nothing(message):  # passes go on, and a draft under way is still awaited
+            return
         device.hear(message, self.queue.now_s)
         if (away_s := device.breaks_off(message)) is not None:
             device.lose()
@@ -448,6 +450,11 @@ def _settings(
         mode,
         setup.scenario.edge_drafter is not None and edge_may_draft,
     )
+
+
+def _says_nothing(message: Downlink) -> bool:
+    """Whether a message only shows that passes go on."""
+    return isinstance(message, Tail) and not (message.count or message.grant or message.finish)
 
 
 def _drawn(tokens: Whole, generator: np.random.Generator) -> int:
