@@ -220,6 +220,11 @@ def test_rotary_positions_that_change_with_the_longest_text_are_taken_as_far_as_
         ("Qwen3Config", {**HEADS, "is_causal": None}, "is_causal = None"),
         ("Gemma2Config", {**HEADS, "sliding_window": 0}, "sliding_window = 0"),
         ("MistralConfig", {**SIZES, "sliding_window": -3}, "sliding_window = -3"),
+        (  # beyond the self-test's texts a window that only the masks have would not show
+            "SmolLM3Config",
+            {**SIZES, "sliding_window": 20, "use_sliding_window": False, "layer_types": MIXED},
+            "use_sliding_window = False and layer_types",
+        ),
         ("LlamaConfig", {**SIZES, "architectures": ["LlamaAlibiForCausalLM"]}, "LlamaAlibiForCausalLM"),
         ("LlamaConfig", {**SIZES, "architectures": ["MistralForCausalLM"]}, "MistralForCausalLM"),
         ("LlamaConfig", {**SIZES, "auto_map": {"AutoModelForCausalLM": "own.TwistedForCausalLM"}}, "own.Twisted"),

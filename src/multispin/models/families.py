@@ -153,6 +153,13 @@ def check_family(config: Any) -> None:
     window, kinds = getattr(text, "sliding_window", None), getattr(text, "layer_types", None) or ["sliding_attention"]
     if window is not None and not (isinstance(window, int) and window >= 1) and "sliding_attention" in kinds:
         raise InputError(f"the configuration has sliding_window = {str(window)[:60]}, which is not a number of tokens")
+    if not getattr(text, "use_sliding_window", True) and "sliding_attention" in (
+        getattr(text, "layer_types", None) or ()
+    ):
+        raise InputError(  # SmolLM3 then has a window in its masks and none in its attention
+            "the configuration has use_sliding_window = False and layer_types with sliding_attention, which contradict "
+            "each other: correct one of them"
+        )
     for kind in getattr(text, "layer_types", None) or ():
         if kind not in LAYERS and (kind, family) != RECURRENT:
             raise InputError(f"layer_types: layers of the type {str(kind)[:60]!r} are not known in a {family} model")
