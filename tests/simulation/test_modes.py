@@ -136,10 +136,10 @@ def test_one_bad_device_costs_the_others_at_most_a_twentieth_or_what_its_user_co
 
 @cache
 def of_the_others(first, mode):
-    """Goodput of the devices beside the first one, in several draws: one differs from another by some 5 %."""
+    """Goodput of the devices beside the first one, in twelve draws: one differs from another by some 5 %."""
     scenario = SITES["each session costs much"]
     there = replace(scenario, devices=(first, *scenario.devices[1:]))
-    return sum(goodput(there, mode, seed=s, behaviour=Behaviour(frame_bits=176), skip=1)[0] for s in range(4))
+    return sum(goodput(there, mode, seed=s, behaviour=Behaviour(frame_bits=176), skip=1)[0] for s in range(12))
 
 
 @pytest.mark.parametrize("chooses", ["mixture", "auto"])
