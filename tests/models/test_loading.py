@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, Gemma3Config, PreTrainedTokenizer
 
 from multispin.errors import InputError
 from multispin.models import Verifier, load_model, load_tokenizer, loading
-from multispin.models.references import is_whole
+from multispin.models.references import CONVERSION, is_whole
 from multispin.speculation import Feed, SamplingParams
 
 
@@ -325,10 +325,15 @@ def test_a_half_made_copy_of_a_gguf_file_is_made_anew_and_leftovers_are_removed(
         assert mark.exists()
         damage()
         left = folder.with_name(f".{folder.name}-killed")
-        left.mkdir()
+        old = folder.with_name(folder.name.removesuffix(str(CONVERSION)) + str(CONVERSION - 1))
+        other = folder.with_name("another-model-1")
+        for each in (left, old, other):
+            each.mkdir(exist_ok=True)
         assert Path(loading.resolve(file)) == folder
         assert not mark.exists()
         assert not left.exists()
+        assert not old.exists()
+        assert other.exists()
     index = {"weight_map": {"a": "part-1.safetensors", "b": "part-2.safetensors"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     (folder / "part-1.safetensors").write_text("x")

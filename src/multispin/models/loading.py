@@ -31,6 +31,7 @@ from multispin.models.hub import folder_of
 from multispin.models.numbers import FLOATS, INT8, NUMBERS
 from multispin.models.quantised import whole_weights
 from multispin.models.references import (
+    CONVERSION,
     WEIGHTS_FILE,
     check_readable,
     check_sizes,
@@ -237,7 +238,7 @@ def _converted(path: Path, folder: Path) -> Path:
     """Folder with the dequantised copy of a GGUF file; made now if it is not there, or not whole.
 
     Of several processes one converts and the others wait for it. What an earlier one left behind when it was killed is
-    removed.
+    removed, and so are copies that older versions of this program made of the file.
     """
     if is_whole(folder):
         return folder
@@ -249,6 +250,8 @@ def _converted(path: Path, folder: Path) -> Path:
             for left in (folder, *folder.parent.glob(f".{glob.escape(folder.name)}-*")):
                 shutil.rmtree(left, ignore_errors=True)
             _convert(path, folder)
+            for version in range(CONVERSION):
+                shutil.rmtree(folder.with_name(f"{folder.name.removesuffix(str(CONVERSION))}{version}"), True)
     return folder
 
 
