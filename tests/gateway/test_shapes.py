@@ -216,6 +216,27 @@ def test_a_response_is_the_chats_text_and_its_events_build_the_same_document(tin
     ]
 
 
+def test_reasoning_that_a_client_sends_back_is_ignored(tiny_chat_folder):
+    thought = {"type": "reasoning", "id": "rs_1", "summary": [{"type": "summary_text", "text": "Rain?"}],
+               "encrypted_content": "gAAAA", "content": None, "status": None}  # fmt: skip
+    asked = {"role": "user", "content": "Rome?"}
+    answered = {"type": "message", "id": "msg_1", "role": "assistant", "status": "completed",
+                "content": [{"type": "output_text", "text": "Sunny.", "annotations": []}]}  # fmt: skip
+    again = {"role": "user", "content": "And Paris?"}
+    bounds = {"max_output_tokens": 5, "temperature": 0}
+
+    async def scenario():
+        async with api(tiny_chat_folder) as http:
+            inputs = ([asked, answered, again], [asked, thought, answered, again], [thought])
+            return [await post(http, "/v1/responses", {"input": each, **bounds}) for each in inputs]
+
+    (_, without), (status, beside), (alone, refused) = asyncio.run(scenario())
+    assert status == 200
+    assert beside["output"][0]["content"] == without["output"][0]["content"]
+    assert beside["usage"]["input_tokens"] == without["usage"]["input_tokens"]
+    assert (alone, refused["error"]["param"]) == (400, "input")
+
+
 def test_a_response_calls_tools_and_takes_their_results(tiny_chat_folder):
     flat = [{"type": "function", **TOOLS[0]["function"]}]
     body = {"input": "Rome?", "tools": flat, "tool_choice": "required", "parallel_tool_calls": False, "seed": 5}

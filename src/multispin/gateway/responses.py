@@ -128,7 +128,11 @@ class ResponsesBody(Sampling, frozen=True, kw_only=True):
             return [*said, {"role": "user", "content": self.input}]
         if not 1 <= len(self.input) <= MAX_ITEMS:
             raise BadRequestError(f"input has {len(self.input)} items; it must have 1 … {MAX_ITEMS}", "input")
-        return [*said, *(named(lambda item=item: _message(item), "input") for item in self.input)]  # type: ignore[misc]
+        # Clients send the whole output of earlier turns back, also that of other servers' reasoning models.
+        items = [item for item in self.input if item.get("type") != "reasoning"]
+        if not items:
+            raise BadRequestError("input has only items of the type 'reasoning', which are ignored", "input")
+        return [*said, *(named(lambda item=item: _message(item), "input") for item in items)]  # type: ignore[misc]
 
 
 def _message(item: Mapping[str, Any]) -> dict[str, Any]:
