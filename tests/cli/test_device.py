@@ -53,7 +53,8 @@ def order_of(*arguments):
 )
 def test_it_refuses_before_anything_is_loaded(arguments, sentence, capsys):
     """There is no such target either, as loading it would say."""
-    assert run(["device", "--prompt", "Hello", "--target", "/no/such/target", *arguments]) == 2
+    prompt = [] if "--prompt" in arguments else ["--prompt", "Hello"]
+    assert run(["device", *prompt, "--target", "/no/such/target", *arguments]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert sentence in line
 

@@ -4,7 +4,8 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from multispin.cli.main import cli
+from multispin.cli.main import cli, run
+from multispin.cli.options import Command
 
 
 def commands() -> dict[str, click.Command]:
@@ -50,3 +51,32 @@ def test_help_breaks_no_word_of_a_default(name):
 def test_help_of_the_demo_says_how_long_texts_are_at_a_site():
     assert "[default: (96, or 32 at a site);" in " ".join(help_of("demo").split())
     assert "[default: 96;" in " ".join(help_of("device").split())
+
+
+@pytest.mark.parametrize("name", commands())
+def test_every_command_has_the_class_that_refuses_an_option_given_twice(name):
+    assert isinstance(commands()[name], Command)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["device", "--prompt", "A", "--prompt", "B"], "multispin device: --prompt is given twice; give it once"),
+        (["device", "--prompt", "A", "--prompt=A"], "--prompt is given twice"),
+        (["device", "--thinking", "--no-thinking"], "--thinking is given twice"),
+        (["serve", "--on", "cpu", "--device", "cpu", "--on", "cpu"], "--on is given 3 times; give it once"),
+        (["token", "add", "anna", "--tokens", "a", "--tokens", "b"], "multispin token add: --tokens is given twice"),
+        (["plan", "paper-llama", "--json", "--json"], "--json is given twice"),
+    ],
+)
+def test_an_option_that_takes_one_value_is_refused_if_it_is_given_twice(arguments, sentence, capsys):
+    assert run(arguments) == 2
+    said = capsys.readouterr().err
+    assert sentence in said
+    assert said.count("\n") == 1
+
+
+def test_options_that_take_several_values_may_be_given_twice_and_help_comes_first(capsys):
+    assert run(["plan", "paper-llama", "--compare", "--compare", "--help"]) == 0
+    device = commands()["device"].make_context("device", ["--stop", "a", "--stop", "a", "--prompt", "x"])
+    assert device.params["stops"] == ("a", "a")

@@ -11,7 +11,7 @@ from typing import Any
 import click
 from rich.console import Console
 
-from multispin.cli.options import PathOption
+from multispin.cli.options import Command, PathOption
 from multispin.cli.process import check_plot, flag
 from multispin.cli.progress import progress
 from multispin.cli.tables import figures_table, print_table
@@ -59,7 +59,7 @@ _NAMES = {
 }
 
 
-@click.command(help=_HELP, short_help="Say whether devices should draft at a site.")
+@click.command(cls=Command, help=_HELP, short_help="Say whether devices should draft at a site.")
 @click.argument("site", required=False)
 @click.option("--engine", metavar="PRESET", help="Preset for the engine of the edge and its own drafter.")
 @click.option("--device", metavar="PRESET", help="Preset for the drafting speed and acceptance rate of all devices.")

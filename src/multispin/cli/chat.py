@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from multispin.checks import shown
-from multispin.cli.options import FILE
+from multispin.cli.options import FILE, Command
 from multispin.cli.process import flag
 from multispin.errors import InputError
 from multispin.outside import MAX_TEXT_BYTES, check_keys, decode, one_line, printable, user_path, whole_characters
@@ -112,7 +112,7 @@ class Talk:
         }
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("url", default=API_URL)
 @click.option("--model", help="Name of the model.  [default: the server's first]")
 @click.option("--system", default="", help="System message before the conversation.")

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import click
 
-from multispin.cli.options import PathOption
+from multispin.cli.options import Command, PathOption
 from multispin.cli.progress import progress
 from multispin.errors import require
 from multispin.models.numbers import GGUF_STORAGES
 from multispin.outside import one_line
 
 
-@click.command("convert", short_help="Write a drafter as a GGUF file.")
+@click.command("convert", cls=Command, short_help="Write a drafter as a GGUF file.")
 @click.argument("drafter")
 @click.argument("file", type=PathOption(dir_okay=False, path_type=Path))
 @click.option("--target", show_default="the one that it names",

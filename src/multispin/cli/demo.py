@@ -14,7 +14,7 @@ from multispin.cli.engine import (
     engine_arguments,
     engine_options,
 )
-from multispin.cli.options import Number
+from multispin.cli.options import Command, Number
 from multispin.cli.process import flag, prepare
 from multispin.cli.sampling import sampling_and_rule, sampling_arguments, sampling_options
 from multispin.cli.unused import idle_policies
@@ -60,7 +60,7 @@ Examples:
 """
 
 
-@click.command("demo", help=_HELP)
+@click.command("demo", cls=Command, help=_HELP)
 @click.option("--site", help="Site to play: a name, or a scenario file.  [default: a100-7b]")
 @click.option("--mode", "modes", type=click.Choice(MODES), multiple=True,
               help="Who drafts: nobody (plain), the edge's own drafter (edge), the devices (rounds), the devices "

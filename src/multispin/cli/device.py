@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from multispin.cli.options import CREDENTIAL_VARIABLE, FILE, Number, credential_option
+from multispin.cli.options import CREDENTIAL_VARIABLE, FILE, Command, Number, credential_option
 from multispin.cli.process import attended_option, flag, host_and_port, prepare, threads_option
 from multispin.cli.sampling import sampling_and_rule, sampling_options
 from multispin.cli.unused import idle_of_device
@@ -25,7 +25,7 @@ MAX_DELAY_S = 60.0
 MAX_CREDENTIAL_BYTES = 4096
 
 
-@click.command("device")
+@click.command("device", cls=Command)
 @click.argument("urls", nargs=-1, metavar="[URL]...")
 @click.option("--draft", default="q8", show_default=True,
               help="What drafts: a model, a .gguf file (in llama.cpp), small, medium, large, q3 … q8 (the "

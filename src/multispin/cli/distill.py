@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from multispin.cli.options import Number, PathOption
+from multispin.cli.options import Command, Number, PathOption
 from multispin.cli.process import machine_name, make_folder, place_option, prepare, threads_option
 from multispin.cli.progress import progress
 from multispin.errors import InputError
@@ -24,7 +24,7 @@ GGUF_FILE = "drafter.gguf"
 MAX_CORPUS_BYTES = 64 * 2**20
 
 
-@click.command("distill", short_help="Make a small drafter for a target.")
+@click.command("distill", cls=Command, short_help="Make a small drafter for a target.")
 @click.option("--target", default="embedded", show_default=True, help="Hub id, model folder, .gguf file or 'embedded'.")
 @click.option(
     "--layers",

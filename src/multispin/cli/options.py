@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
@@ -53,6 +54,25 @@ class _Secret(click.Option):
 
 
 CREDENTIAL_VARIABLE = "MULTISPIN_CREDENTIAL"
+
+
+class Command(click.Command):
+    """A command that refuses an option given twice, unless it takes several values. click's own takes the last one."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """The arguments that are left; a usage error for an option that was given twice."""
+        given = list(args)  # click takes the words out of the list that it reads
+        rest = super().parse_args(ctx, args)
+        for option, times in Counter(self.make_parser(ctx).parse_args(given)[2]).items():
+            if isinstance(option, click.Option) and times > 1 and not option.multiple:
+                ctx.fail(f"{option.opts[0]} is given {'twice' if times == 2 else f'{times} times'}; give it once")
+        return rest
+
+
+class Group(Command, click.Group):
+    """A command that has commands of its own."""
+
+    command_class = Command
 
 
 class Decorator(Protocol):

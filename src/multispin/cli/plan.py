@@ -8,7 +8,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from multispin.cli.options import Number
+from multispin.cli.options import Command, Number
 from multispin.cli.tables import BAR, figures_table, print_table
 from multispin.control import (
     POLICIES,
@@ -41,7 +41,7 @@ _FULL_TABLE = 40
 """Most devices for which the table has a row each; with more, it has a row for each draft length."""
 
 
-@click.command(help=_HELP, short_help="Choose draft lengths and bandwidth shares for a scenario file.")
+@click.command(cls=Command, help=_HELP, short_help="Choose draft lengths and bandwidth shares for a scenario file.")
 @click.argument("file", type=click.Path())
 @click.option(
     "--policy",

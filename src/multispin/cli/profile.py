@@ -12,7 +12,7 @@ import click
 
 from multispin.cli.engine import check_engine_options, engine_options
 from multispin.cli.measuring import described, measure_here
-from multispin.cli.options import Number, PathOption
+from multispin.cli.options import Command, Number, PathOption
 from multispin.cli.process import check_outputs, check_plot, flag, place_option, prepare, threads_option
 from multispin.cli.progress import progress
 from multispin.control import RUNTIME_POLICIES, Scenario
@@ -25,7 +25,7 @@ FEWEST_POINTS = 3
 """Least number of batch sizes: the number of the latency model's coefficients."""
 
 
-@click.command("profile", short_help="Measure on this machine what the controller needs.")
+@click.command("profile", cls=Command, short_help="Measure on this machine what the controller needs.")
 @click.option("--target", default="embedded", show_default=True, help="Hub id, model folder, .gguf file or 'embedded'.")
 @click.option("--draft", "drafts", multiple=True,
               help="Drafter to measure; repeatable.  [default for embedded: large, "

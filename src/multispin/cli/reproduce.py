@@ -8,7 +8,7 @@ import click
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from multispin.cli.options import PathOption
+from multispin.cli.options import Command, PathOption
 from multispin.cli.process import make_folder
 from multispin.cli.progress import progress
 from multispin.errors import InputError, require
@@ -59,7 +59,7 @@ INTRODUCTION = (
 )
 
 
-@click.command(help=_HELP, short_help="Reproduce the paper's figures.")
+@click.command(cls=Command, help=_HELP, short_help="Reproduce the paper's figures.")
 @click.option("--out", type=PathOption(file_okay=False, path_type=Path), default=Path("build/reproduce"),
               show_default=True, help="Folder to write to. It is made if it does not exist.")  # fmt: skip
 @click.option(

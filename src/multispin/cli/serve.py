@@ -12,7 +12,7 @@ import click
 
 from multispin.cli.config import config_options, printed
 from multispin.cli.engine import check_edge_draft, check_edge_drafter_name, engine_options
-from multispin.cli.options import FILE, Decorator, Number, credential_option
+from multispin.cli.options import FILE, Command, Decorator, Number, credential_option
 from multispin.cli.output import Output, OutputHandler
 from multispin.cli.process import attended_option, host_and_port, place_option, prepare, threads_option
 from multispin.cli.serving import serve_until_told
@@ -35,7 +35,7 @@ def _limit(name: str, values: click.IntRange | click.FloatRange, text: str) -> D
     return click.option(option, type=values, default=getattr(Limits, name), show_default=True, help=text)
 
 
-@click.command("serve")
+@click.command("serve", cls=Command)
 @config_options
 @click.option("--target", default="embedded", show_default=True, help="Hub id, model folder, .gguf file or 'embedded'.")
 @engine_options

@@ -12,7 +12,7 @@ import click
 from click.core import ParameterSource
 from rich.console import Console
 
-from multispin.cli.options import Number, PathOption
+from multispin.cli.options import Command, Number, PathOption
 from multispin.cli.process import check_outputs, check_plot, flag
 from multispin.cli.progress import progress, stage
 from multispin.cli.tables import figures_table, print_table
@@ -46,7 +46,7 @@ Examples:
 """
 
 
-@click.command(help=_HELP, short_help="Run a site under a virtual clock.")
+@click.command(cls=Command, help=_HELP, short_help="Run a site under a virtual clock.")
 @click.argument("file", type=click.Path())
 @click.option("--policy", "policies", type=click.Choice(RUNTIME_POLICIES), multiple=True,
               help="How the edge plans, in the modes rounds and mixture; repeat it to compare. In streams and auto "
