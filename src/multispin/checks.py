@@ -120,8 +120,14 @@ def shown(value: object, most: int = _SHOWN) -> str:
     try:
         text = repr(value)
     except (ValueError, RecursionError):  # a number of very many digits; very deep lists
-        return f"a {type(value).__name__} too long to show"
+        return f"{with_article(value)} too long to show"
     return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def with_article(value: object) -> str:
+    """The name of a value's type, with "a" or "an" before it."""
+    name = type(value).__name__
+    return f"{'an' if name[0].lower() in 'aeio' else 'a'} {name}"
 
 
 def _refused(name: str, value: object, allowed: str, of: str, at: str = "") -> InputError:

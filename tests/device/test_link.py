@@ -296,6 +296,18 @@ def test_text_is_refused_because_no_edge_sends_it():
     run(scenario())
 
 
+def test_a_frame_over_the_limit_is_refused_because_no_edge_sends_it():
+    async def scenario():
+        async with linked("web socket") as (tried, url, peers):
+            await tried.connect(url)
+            peer = await peers.get()
+            await peer.socket.send_bytes(b"x" * (MAX_FRAME_BYTES + 1))
+            with pytest.raises(InputError, match=f"over the limit of {MAX_FRAME_BYTES} bytes"):
+                await tried.receive()
+
+    run(scenario())
+
+
 def test_a_ping_that_a_lost_connection_cannot_answer_is_a_lost_connection():
     """As where a computer wakes: the edge's pings wait, and the connection has ended meanwhile."""
 

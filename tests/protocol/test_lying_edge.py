@@ -94,3 +94,12 @@ def test_whatever_an_edge_says_ends_in_a_text_or_in_one_sentence(rule, joined, h
         assert tuple(device.committed[:3]) == PROMPT
         assert len(device.generated) <= LENGTH
         assert all(0 <= token < V for token in device.committed)
+
+
+@pytest.mark.parametrize(("message", "name"), [(Ask(2, 1, 0), "an Ask"), (Grant(2, 1, 4, 1e5), "a Grant")])
+def test_a_message_that_is_refused_is_named_with_its_article(message, name):
+    device = DeviceSession(HELLO)
+    device.begin(Request(PROMPT, SamplingParams(), LENGTH))
+    device.greet()
+    with pytest.raises(InputError, match=f"the edge sent {name} of session 2, not ours"):
+        device.receive(message)

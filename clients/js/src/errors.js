@@ -17,3 +17,8 @@ export class RefusedError extends InputError {
 
 /** The edge does not know the session any more. The text is kept: greet again, and open from where it stands. */
 export class SessionGoneError extends RefusedError {}
+
+/** @returns {string} a message's type with "a" or "an" before it */
+export function withArticle(type) {
+  return `${"AEIO".includes(type[0]) ? "an" : "a"} ${type}`;
+}

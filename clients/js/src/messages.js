@@ -4,7 +4,7 @@
  * A message is a plain object here: `{ type: "Grant", session: 1, round: 3, length: 4, bandwidth_hz: 2e4 }`. `FIELDS` is
  * the whole protocol as a table; docs/protocol.md says what the fields mean.
  */
-import { InputError } from "./errors.js";
+import { InputError, withArticle } from "./errors.js";
 import { Float, pack, unpack } from "./msgpack.js";
 
 export const PROTOCOL_VERSION = 3;
@@ -150,7 +150,7 @@ function fromArray(array) {
   const message = { type };
   Object.entries(fields).forEach(([field, { name, holds, read }], place) => {
     const value = place + 1 < array.length ? read(array[place + 1]) : defaults[field];
-    if (value === undefined || !holds(value)) throw new InputError(`${field} of a ${type} is not ${name}`);
+    if (value === undefined || !holds(value)) throw new InputError(`${field} of ${withArticle(type)} is not ${name}`);
     message[field] = value;
   });
   return message;

@@ -12,7 +12,7 @@
  *
  * Where the edge sends a Window in place of grants, Waiting becomes Streaming, until the text or the connection ends.
  */
-import { InputError, RefusedError, SessionGoneError } from "./errors.js";
+import { InputError, RefusedError, SessionGoneError, withArticle } from "./errors.js";
 import { packIds, unpackIds } from "./ids.js";
 import { encode, isDownlink, MAX_FRAME_BYTES, PROTOCOL_VERSION } from "./messages.js";
 import { Streaming } from "./stream.js";
@@ -412,7 +412,7 @@ export class DeviceSession {
    */
   receive(message) {
     const stage = this.stage;
-    if (!isDownlink(message)) throw new InputError(`the edge sent a ${message.type}, which only devices send`);
+    if (!isDownlink(message)) throw new InputError(`the edge sent ${withArticle(message.type)}, which only devices send`);
     if (message.type === "Error") {
       if (stage.name === "Resuming" && GONE.has(message.code)) {
         this.forgetEdge();
@@ -430,17 +430,17 @@ export class DeviceSession {
       throw new InputError("the edge sent a Commit, which is not allowed at this stage");
     }
     if (!this.welcome || message.session !== this.welcome.session) {
-      throw new InputError(`the edge sent a ${message.type} of session ${message.session}, not ours`);
+      throw new InputError(`the edge sent ${withArticle(message.type)} of session ${message.session}, not ours`);
     }
     if (message.type === "Tail" && stage.name === "Resuming" && stage.welcomed) {
       this.stage = stage.kept;
       return this.tail(message);
     }
     if (stage.name === "Ended") return progress({ finish: stage.finish }); // it was on its way when the text ended
-    if (!WORK.has(stage.name)) throw new InputError(`the edge sent a ${message.type}, which is not allowed at this stage`);
+    if (!WORK.has(stage.name)) throw new InputError(`the edge sent ${withArticle(message.type)}, which is not allowed at this stage`);
     const known = message.type === "Verdict" && message.base < this.committed.length; // a repeated answer
     if (stage instanceof Streaming && message.type !== "Window" && !known) {
-      throw new InputError(`the edge sent a ${message.type} for a text that streams`);
+      throw new InputError(`the edge sent ${withArticle(message.type)} for a text that streams`);
     }
     switch (message.type) {
       case "Window":
@@ -454,7 +454,7 @@ export class DeviceSession {
       case "Tail":
         return this.tail(message);
       default:
-        throw new InputError(`the edge sent a ${message.type}, which is for the rejection rules`);
+        throw new InputError(`the edge sent ${withArticle(message.type)}, which is for the rejection rules`);
     }
   }
 

@@ -64,6 +64,11 @@ test("integers of every size are written in their shortest form and read back", 
   assert.throws(() => pack(1.5), TypeError);
 });
 
+test("a message that is refused is named with its article", () => {
+  assert.throws(() => decode(pack([3, -1])), /^Error: session of an Open is not /);
+  assert.throws(() => decode(pack([4, -1])), /^Error: session of a Grant is not /);
+});
+
 test("any bytes are a message or are refused, never anything else", () => {
   let state = 1;
   const random = (most) => (state = (state * 48271) % 2147483647) % most;

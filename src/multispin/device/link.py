@@ -145,7 +145,7 @@ class WebSocketLink:
             raise LinkLostError(str(error) or type(error).__name__) from None
 
     async def receive(self) -> bytes:
-        """The next binary message; InputError for a text message, which no edge sends."""
+        """The next binary message; InputError for text and for a frame over the limit, which no edge sends."""
         socket = self._socket  # `close` may run at the same time
         if socket is None:
             raise LinkLostError("there is no connection")
@@ -158,6 +158,8 @@ class WebSocketLink:
             return data
         if frame.type is aiohttp.WSMsgType.TEXT:
             raise InputError("the server sent a frame that is not binary: is this a Multi-SPIN edge?")
+        if isinstance(frame.data, aiohttp.WebSocketError) and frame.data.code == aiohttp.WSCloseCode.MESSAGE_TOO_BIG:
+            raise InputError(f"the server sent a frame over the limit of {MAX_FRAME_BYTES} bytes: is this an edge?")
         if frame.type is aiohttp.WSMsgType.ERROR:  # a missing pong, a malformed frame, or a broken connection
             raise LinkLostError(f"the connection broke: {frame.data or type(frame.data).__name__}")
         raise LinkLostError(f"the edge closed the connection (code {socket.close_code})")

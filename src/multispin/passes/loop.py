@@ -12,6 +12,7 @@ devices draft on meanwhile, and a session rides if it is worth the time.
 import secrets
 from collections.abc import Callable, Sequence
 
+from multispin.checks import with_article
 from multispin.control.streams import Decide, choose
 from multispin.passes.batches import masked_feed
 from multispin.passes.controller import Controller
@@ -250,7 +251,7 @@ class Passes:
                 seat.session.check_number(message.session)
                 self.leave(number)
             case _:
-                raise ProtocolError("unexpected", f"a {type(message).__name__} came in the middle of a session")
+                raise ProtocolError("unexpected", f"{with_article(message)} came in the middle of a session")
         return []
 
     def disconnect(self, number: int, now_s: float) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
+from multispin.checks import with_article
 from multispin.errors import InputError
 from multispin.protocol.device_stages import (
     AT_WORK,
@@ -271,14 +272,14 @@ class DeviceSession(DeviceStanding):
             case Commit():
                 raise InputError("the edge sent a Commit, which is not allowed at this stage")
             case _ if self.welcome is None or message.session != self.welcome.session:
-                raise InputError(f"the edge sent a {type(message).__name__} of session {message.session}, not ours")
+                raise InputError(f"the edge sent {with_article(message)} of session {message.session}, not ours")
             case Tail() if isinstance(stage, Resuming) and stage.welcomed:
                 self.stage = stage.kept
                 return self._tail(message)
             case _ if isinstance(stage, Complete):  # it was on its way when the text ended
                 return Progress(finish=stage.finish)
             case _ if not isinstance(stage, AT_WORK):
-                raise InputError(f"the edge sent a {type(message).__name__}, which is not allowed at this stage")
+                raise InputError(f"the edge sent {with_article(message)}, which is not allowed at this stage")
             case Grant():
                 self.stage = self._granted(message)
                 return Progress()
