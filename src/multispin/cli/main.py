@@ -13,7 +13,7 @@ from typing import NoReturn
 import click
 
 from multispin import __version__
-from multispin.cli.options import Group
+from multispin.cli.options import CommandGroup
 from multispin.errors import InputError, missing_extra
 from multispin.outside import complain, never_fails, unheard
 
@@ -37,7 +37,7 @@ RARELY = (100_000, 50, 50)
 """Thresholds of Python's garbage collector for its three generations."""
 
 
-class _LazyGroup(Group):
+class _LazyGroup(CommandGroup):
     """Imports a command's file only when it is used, so that `multispin plan` need not wait for torch."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:

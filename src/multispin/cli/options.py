@@ -69,7 +69,7 @@ class Command(click.Command):
         return rest
 
 
-class Group(Command, click.Group):
+class CommandGroup(Command, click.Group):
     """A command that has commands of its own."""
 
     command_class = Command

@@ -10,7 +10,7 @@ import click
 import msgspec
 
 from multispin.checks import shown
-from multispin.cli.options import FILE, Decorator, Group
+from multispin.cli.options import FILE, CommandGroup, Decorator
 from multispin.errors import InputError, require
 from multispin.outside import one_line, user_path, whole_characters
 
@@ -37,7 +37,7 @@ def _limit(name: str, text: str) -> Decorator:
     return click.option(name, type=click.IntRange(0, MAX_LIMIT), default=0, show_default=True, help=text)
 
 
-@click.group("token", cls=Group)
+@click.group("token", cls=CommandGroup)
 def command() -> None:
     """Make, list and revoke the tokens that `multispin serve --tokens FILE` asks for.
 
