@@ -116,6 +116,27 @@ def test_a_device_that_never_answers_costs_the_others_one_deadline_and_its_text_
     assert took_s[1] <= 1.1 * took_s[0] + 1.0
 
 
+def test_a_draft_that_comes_late_shows_that_its_device_drafts():
+    """Otherwise one hiccup would leave its user without drafts until a probe, for 50 times as long as was waited."""
+    site = Site("mixture", verify_s=0.1)
+    number = site.join("d", 200)
+    device, probes = site.devices[number], site.passes.controller.chooser.probes
+    site.silent.add(number)
+    while not (device.grant and device.grant.length):
+        site.advance_or_work()
+    late = device.grant.round
+    while not probes.distrusted(number):
+        site.now_s += 0.1
+        site.advance_or_work()
+    site.draft(number)
+    assert not probes.distrusted(number)
+    late_s = site.now_s
+    while not (device.grant and device.grant.length and device.grant.round > late) and site.now_s < late_s + 2.0:
+        site.now_s += 0.01
+        site.advance_or_work()
+    assert site.now_s < late_s + 1.0
+
+
 def learned_uselessness(site, *numbers):
     """Make devices look useless: nothing that they draft is ever accepted, and they are slow."""
     beliefs = site.passes.controller.beliefs

@@ -103,7 +103,7 @@ class Chooser:
         return self._with_probes(plan, trusted if self._mode == "edge" else members, now_s)
 
     def trusted(self, members: Sequence[Member]) -> list[Member]:
-        """The members, without room for devices that may not draft or whose last draft never came."""
+        """The members, without room for devices that may not draft or whose last draft has not come."""
         return [m._replace(room=0) if self._mode == "edge" or self.probes.distrusted(m.session) else m for m in members]
 
     @property

@@ -77,10 +77,7 @@ class Grants:
 
     def receive(self, seat: Seat, message: Draft, frame_bytes: int, now_s: float) -> list[Downlink]:
         """Take in a draft. Returns the immediate answers."""
-        answers = self._state.receive_draft(seat, message, frame_bytes, now_s)
-        if answers is None:
-            self._probes.end(seat.session.number, now_s)
-        return answers or []
+        return self._state.receive_draft(seat, message, frame_bytes, now_s) or []
 
     def settle(self, seat: Seat, job: Job, finding: Finding, now_s: float) -> Verdict | Ask | Tail | None:
         """Decide a draft. Returns the message for the device."""

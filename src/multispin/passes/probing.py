@@ -42,7 +42,7 @@ class _ProbeState:
         next_s: earliest time of the next probe [s].
         gap: time until the next probe, as a multiple of the last one's duration.
         since_s: time at which the current probe began [s]; None if there is none.
-        distrusted: whether its last draft never came, so that it gets only probes.
+        distrusted: whether its last draft has not come, so that it gets only probes until a draft comes.
         lost: share of the goodput that is lost during the current probe.
         more_s: additional cost, as time of all sessions [s].
         made: number of probes so far.
@@ -81,7 +81,7 @@ class Probes:
         return trial is None or (trial.since_s is None and now_s >= trial.next_s)
 
     def distrusted(self, key: int) -> bool:
-        """Whether the last draft never came, so that nobody should wait for another one."""
+        """Whether the last draft has not come, so that nobody should wait for another one."""
         trial = self._trials.get(key)
         return trial is not None and trial.distrusted
 

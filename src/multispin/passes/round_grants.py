@@ -168,10 +168,14 @@ class RoundGrants:
             elif isinstance(stage, Granted) and stage.offer is None and stage.grant.round == round_number:
                 seat.session.withdraw()
                 asked_s = seat.asked_at_s
+                seat.let_go = round_number, seat.planned_s, asked_s
             else:
                 continue
             self._controller.chooser.probes.miss(number, now_s, now_s - asked_s)
 
-    def came(self, seat: Seat, now_s: float) -> None:
-        """Note that a granted draft has come, and learn how late drafts are."""
-        self._deadlines.observe(seat.session.number, seat.planned_s, now_s - seat.asked_at_s)
+    def came(self, seat: Seat, round_number: int, now_s: float) -> None:
+        """Note that a granted draft has come, maybe after its grant was taken back, and learn how late drafts are."""
+        planned_s, asked_s = seat.planned_s, seat.asked_at_s
+        if seat.let_go is not None and seat.let_go[0] == round_number:
+            (_, planned_s, asked_s), seat.let_go = seat.let_go, None
+        self._deadlines.observe(seat.session.number, planned_s, now_s - asked_s)

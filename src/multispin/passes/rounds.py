@@ -217,10 +217,11 @@ class Rounds:
             return tried(self._state, seat, trial, message, frame_bytes, now_s)
         answers = self._state.receive_draft(seat, message, frame_bytes, now_s)
         if answers is not None:
+            if seat.let_go is not None and seat.let_go[0] == message.round:
+                self._grants.came(seat, message.round, now_s)
             return answers
-        self._controller.chooser.probes.end(session.number, now_s)
         if isinstance(stage, Granted) and stage.grant.length > 0:
-            self._grants.came(seat, now_s)
+            self._grants.came(seat, message.round, now_s)
         self._rider_came |= self._grants.rides and self._rides_now(seat)
         return []
 

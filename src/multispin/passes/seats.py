@@ -51,6 +51,7 @@ class Seat:
         lost_at_s: time at which the device was last lost [s].
         asked_at_s: time at which the edge last asked the device for something, or the device came back [s].
         planned_s: planned time from its grant to its draft's arrival [s]; 0 if unknown.
+        let_go: round, planned time and time of the last grant that was taken back because its draft was late [s].
         answer_by_s: time until which a pass would wait for the distribution that it was last asked for [s].
         answers_late: whether its last distribution came after that.
         evicted: whether its text lost its slot to another request.
@@ -69,6 +70,7 @@ class Seat:
     lost_at_s: float = 0.0
     asked_at_s: float = 0.0
     planned_s: float = 0.0
+    let_go: tuple[int, float, float] | None = None
     answer_by_s: float = 0.0
     answers_late: bool = False
     evicted: bool = False
@@ -194,7 +196,7 @@ class Seats:
         seat.connected = True
         if not seat.owes:  # a device that must answer gains no time by reconnecting
             seat.asked_at_s = now_s
-        seat.planned_s = 0.0  # a draft delayed by a broken connection says nothing about others
+        seat.planned_s, seat.let_go = 0.0, None  # a draft delayed by a broken connection says nothing about others
         number, request = seat.session.number, seat.session.request
         if seat.slot is None and request and not request.finish and number not in self._waiting:
             self._waiting.insert(sum(self._seats[each].evicted for each in self._waiting), number)

@@ -80,6 +80,7 @@ class EdgeState:
         """
         session, stage = seat.session, seat.session.stage
         answers = session.receive(message)
+        self.controller.chooser.probes.end(session.number, now_s)  # even if it is late: its device does draft
         if session.request is not None and session.request.finish:  # the draft named its last token
             self.seats.release(seat)
         if answers or not isinstance(stage, Granted):  # otherwise it is in the current batch already
