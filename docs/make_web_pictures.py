@@ -107,7 +107,7 @@ async def dashboard_pictures(browser: Chromium) -> None:
         texts = [asyncio.create_task(text(*device, question)) for device, question in rows]
         large, small = await browser.page(), await browser.page()
         await large.open(f"http://127.0.0.1:{port}/dashboard", {**DESKTOP, "height": 1160})
-        await small.open(f"http://127.0.0.1:{port}/dashboard", {**PHONE, "height": 1200})
+        await small.open(f"http://127.0.0.1:{port}/dashboard", {**PHONE, "height": 1640})
         await asyncio.sleep(60)
         await large.picture(IMAGES / "web-dashboard.png")
         await small.picture(IMAGES / "web-dashboard-phone.png")

@@ -119,6 +119,51 @@ def test_a_second_between_two_without_drafts_is_on_the_curve(tiny_folder, browse
     browsers.run(scenario())
 
 
+NARROW_PASSES = """(async () => {
+  const { drawPasses } = await import("/dashboard/static/chart.js");
+  const canvas = document.querySelector("main").appendChild(document.createElement("canvas"));
+  canvas.style.width = "340px";
+  const shares = {};
+  for (const by of ["device", "edge", "nobody"]) {
+    const texts = { device: 0, edge: 0, nobody: 0, [by]: 5 };
+    const passes = [...Array(200).keys()].map((each) => ({ begin_s: each * 0.06, end_s: (each + 1) * 0.06, texts }));
+    drawPasses(canvas, passes, 12, 12);
+    const high = Math.floor(0.8 * canvas.height); // above the times of the axis
+    const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, high);
+    const painted = data.filter((_, at) => at % 4 === 3).reduce((sum, each) => sum + each / 255, 0);
+    shares[by] = painted / (canvas.width * high);
+  }
+  return shares;
+})()"""
+
+
+def test_passes_of_two_pixels_still_tell_by_their_shapes_who_drafted(tiny_folder, browsers, kind):
+    async def scenario():
+        async with edge(tiny_folder) as (port, _, _), browsers.started(kind) as browser:
+            page = await look(browser, port)
+            await page.until("document.getElementById('state').textContent === 'live'")
+            shares = await page.run(NARROW_PASSES)
+            assert shares["device"] > 0.85
+            assert 0.3 < shares["edge"] < 0.7
+            assert shares["nobody"] < 0.1
+
+    browsers.run(scenario())
+
+
+TOPS = """["tiles", "rates", "line", "sessions"].map(
+  (each) => document.getElementById(each).getBoundingClientRect().top)"""
+
+
+def test_on_a_phone_what_concerns_all_stands_before_the_devices(tiny_folder, browsers, kind):
+    async def scenario():
+        async with edge(tiny_folder) as (port, _, _), browsers.started(kind) as browser:
+            page = await look(browser, port, {"width": 360, "height": 740, "deviceScaleFactor": 2, "mobile": True})
+            await page.until("document.getElementById('state').textContent === 'live'")
+            assert await page.run(TOPS) == sorted(await page.run(TOPS))
+
+    browsers.run(scenario())
+
+
 def test_it_fits_a_phone(tiny_folder, browsers, kind):
     async def scenario():
         async with edge(tiny_folder) as (port, write, _), browsers.started(kind) as browser:

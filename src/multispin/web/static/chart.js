@@ -1,6 +1,8 @@
 /** Draws two curves over time with uPlot, and the timeline of passes on a canvas. */
 /* global uPlot */
 
+const NARROW = 6; // pixels: narrower passes have no sides
+
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
 
 /** The values between two gaps: no line goes through them, so they get a point. */
@@ -80,15 +82,17 @@ function box(pen, left, top, wide, high, by) {
   pen.strokeStyle = pen.fillStyle = colour(by);
   pen.lineWidth = 1.5;
   if (by === "device") return pen.fillRect(left, top, wide, high);
-  pen.strokeRect(left + 0.75, top + 0.75, Math.max(0.5, wide - 1.5), Math.max(0.5, high - 1.5));
+  if (wide >= NARROW) pen.strokeRect(left + 0.75, top + 0.75, wide - 1.5, Math.max(0.5, high - 1.5));
+  else pen.fillRect(left, top, wide, 1.5); // two sides would fill it, and it would look like a device's
   if (by === "nobody") return;
   pen.save();
   pen.beginPath();
   pen.rect(left, top, wide, high);
   pen.clip();
   pen.beginPath();
-  for (let at = left - high; at < left + wide; at += 4) {
-    pen.moveTo(at, top + high);
+  const floor = top + high; // lines of one grid, so that they go on in the next pass however narrow this one is
+  for (let at = Math.ceil((left - high + floor) / 4) * 4 - floor; at < left + wide; at += 4) {
+    pen.moveTo(at, floor);
     pen.lineTo(at + high, top);
   }
   pen.stroke();
