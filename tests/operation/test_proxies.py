@@ -1,4 +1,4 @@
-"""The edge behind nginx and Caddy, set up as the guide says (docs/site.md)."""
+"""The edge behind nginx, Caddy and HAProxy, set up as the guide says (docs/site.md)."""
 
 import asyncio
 import contextlib
@@ -52,6 +52,13 @@ def caddy(folder, port, edge_port):
     return ["caddy", "run", "--config", str(folder / "Caddyfile"), "--adapter", "caddyfile"]
 
 
+def haproxy(folder, port, edge_port):
+    """The command of an HAProxy on this port, with the guide's configuration."""
+    site = snippet("HAProxy").replace("127.0.0.1:8765", f"127.0.0.1:{edge_port}")
+    (folder / "haproxy.cfg").write_text(site.replace("bind :80", f"bind 127.0.0.1:{port}", 1), encoding="utf-8")
+    return ["haproxy", "-db", "-f", str(folder / "haproxy.cfg")]
+
+
 @pytest.fixture(scope="module")
 def edge(tiny_folder):
     """The address of an edge that trusts a proxy on this machine. A text takes it some two seconds."""
@@ -61,7 +68,7 @@ def edge(tiny_folder):
         yield f"127.0.0.1:{json.loads(process.stdout.readline())['port']}"
 
 
-@pytest.fixture(params=[nginx, caddy], ids=lambda proxy: proxy.__name__)
+@pytest.fixture(params=[nginx, caddy, haproxy], ids=lambda proxy: proxy.__name__)
 def proxy(request, edge, tmp_path):
     """Address of a proxy, and how to start it: a context that gives its process."""
     if shutil.which(request.param.__name__) is None:
