@@ -146,7 +146,7 @@ def test_serve_stops_at_once_while_a_model_is_loaded(number):
         "def load(options): print('loading', flush=True); time.sleep(600)\n"
         "serving.load = load\n"
         "from multispin.cli.main import main\n"
-        "sys.argv = ['multispin', 'serve']\n"
+        "sys.argv = ['multispin', 'serve', '--port', '0']\n"
         "main()\n"
     )
     server = subprocess.Popen(

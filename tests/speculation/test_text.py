@@ -4,6 +4,7 @@ from hypothesis import example, given, strategies
 from multispin.errors import InputError
 from multispin.models.tokenizer import byte_alphabet
 from multispin.speculation import TextStream, text_of
+from multispin.speculation.stopping import MAX_STOP_STRINGS
 
 TEXTS = [
     "plain English, then a stop",
@@ -208,8 +209,9 @@ def test_however_many_tokens_without_text_come_each_costs_the_same(kind):
 
 
 def test_too_many_stop_strings_are_refused():
+    TextStream(decode, ["x"] * MAX_STOP_STRINGS)
     with pytest.raises(InputError):
-        TextStream(decode, ["x"] * 9)
+        TextStream(decode, ["x"] * (MAX_STOP_STRINGS + 1))
 
 
 def whole(ids, stops, min_tokens):
