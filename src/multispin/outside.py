@@ -15,6 +15,7 @@ import re
 import select
 import stat
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
@@ -195,8 +196,8 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """An object of JSON; TwiceError if a key comes twice."""
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for place, name in enumerate(names) if name in names[:place])
+        counted = Counter(name for name, _ in pairs)  # a stranger's body may hold very many keys
+        twice = next(name for name in counted if counted[name] > 1)
         raise TwiceError(f"the key {twice[:60]!r} comes twice in one object")
     return found
 

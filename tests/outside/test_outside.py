@@ -136,7 +136,14 @@ def test_json_that_is_none_is_refused_in_one_sentence(text):
     assert "\n" not in str(refusal.value)
 
 
-@pytest.mark.parametrize("text", ['{"a": 1, "b": 2, "a": 1}', '[{"b": {"\\u0061": 1, "a": 2}}]'])
+MANY = "".join(f'"{key}": 0, ' for key in range(100_000))  # comparing each with all before it takes minutes
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['{"a": 1, "b": 2, "a": 1}', '[{"b": {"\\u0061": 1, "a": 2}}]', f'{{{MANY} "a": 0, "a": 0}}'],
+    ids=["short", "escaped", "after many"],
+)
 def test_a_key_that_comes_twice_is_refused_by_its_name(text):
     for read_it in (json_value, json_or_text):
         with pytest.raises(InputError, match=r"^the file: the key 'a' comes twice in one object$"):
