@@ -251,7 +251,8 @@ def _converted(path: Path, folder: Path) -> Path:
                 shutil.rmtree(left, ignore_errors=True)
             _convert(path, folder)
             for version in range(CONVERSION):
-                shutil.rmtree(folder.with_name(f"{folder.name.removesuffix(str(CONVERSION))}{version}"), True)
+                older = folder.with_name(f"{folder.name.removesuffix(str(CONVERSION))}{version}")
+                shutil.rmtree(older, ignore_errors=True)
     return folder
 
 
@@ -327,7 +328,7 @@ def _read(reference: str, load: Callable[[], Any], problem: str = CANNOT_LOAD, f
     Args:
         reference: reference of the model, for the sentence.
         load: calls the loader.
-        problem: begin of the sentence; default `CANNOT_LOAD`.
+        problem: beginning of the sentence; default `CANNOT_LOAD`.
         folder: folder of the model, whose configuration may be the reason; default None.
 
     """
