@@ -8,6 +8,7 @@ from multispin.errors import InputError
 from multispin.protocol import (
     PROTOCOL_VERSION,
     Ask,
+    Commit,
     DeviceSession,
     Error,
     Grant,
@@ -17,10 +18,12 @@ from multispin.protocol import (
     Tail,
     Verdict,
     Welcome,
+    Window,
     decode_downlink,
     encode,
 )
 from multispin.protocol.device_stages import Welcomed
+from multispin.protocol.limits import MAX_MESSAGES_WITHOUT_TOKENS
 from multispin.speculation import Rule, SamplingParams, certain_distribution, pack_ids
 
 V, PROMPT, LENGTH = 50, (1, 2, 3), 6
@@ -103,3 +106,81 @@ def test_a_message_that_is_refused_is_named_with_its_article(message, name):
     device.greet()
     with pytest.raises(InputError, match=f"the edge sent {name} of session 2, not ours"):
         device.receive(message)
+
+
+def at_work(*messages):
+    """A device whose request is open at an edge that has sent these messages."""
+    device = DeviceSession(HELLO)
+    device.begin(Request(PROMPT, SamplingParams(), LENGTH))
+    device.greet()
+    device.receive(Welcome(1, "t", 5, V, 100, 30.0))
+    device.open()
+    for message in messages:
+        device.receive(message)
+    return device
+
+
+def flood(device, message):
+    """The same message, more often than any device takes it."""
+    for _ in range(MAX_MESSAGES_WITHOUT_TOKENS + 1):
+        device.receive(message)
+
+
+NEXT = Tail(1, 3, pack_ids([4], V), 1)
+WINDOW = Window(1, 4, 1, 1e4)
+WITHOUT_TOKENS = {
+    "Tail": ([], Tail(1, 3, b"", 0)),
+    "Grant": ([], Grant(1, 1, 3, 1e4)),
+    "Window": ([], WINDOW),
+    "Commit of nothing": ([WINDOW], Commit(3, 1, 0, 0, ())),
+    "repeated Commit": ([NEXT, WINDOW], Commit(3, 1, 0, 0, (4,))),
+    "repeated Verdict": ([NEXT], Verdict(1, 1, 3, 0, 4)),
+    "repeated Tail": ([NEXT], NEXT),
+}
+
+
+@pytest.mark.parametrize(("before", "message"), WITHOUT_TOKENS.values(), ids=WITHOUT_TOKENS)
+def test_an_edge_that_writes_without_end_and_without_tokens_is_left(before, message):
+    device = at_work(*before)
+    text = device.generated
+    with pytest.raises(InputError, match=f"has sent {MAX_MESSAGES_WITHOUT_TOKENS} messages without a new token"):
+        flood(device, message)
+    assert device.generated == text
+
+
+def test_only_messages_since_the_text_last_grew_are_counted_and_a_new_connection_changes_nothing():
+    device = at_work()
+    for _ in range(MAX_MESSAGES_WITHOUT_TOKENS - 1):  # the Welcome is one more
+        device.receive(Tail(1, 3, b"", 0))
+    device.receive(NEXT)
+    for _ in range(MAX_MESSAGES_WITHOUT_TOKENS - 2):
+        device.receive(Tail(1, 4, b"", 0))
+    device.lose()
+    device.greet()
+    device.receive(Welcome(1, "t", 5, V, 100, 30.0))
+    device.receive(Tail(1, 4, b"", 0))
+    with pytest.raises(InputError, match="without a new token"):
+        device.receive(Tail(1, 4, b"", 0))
+
+
+def test_an_ask_without_end_is_an_edge_without_tokens():
+    device = DeviceSession(HELLO)
+    device.begin(Request(PROMPT, SamplingParams(1.0, seed=3), LENGTH, rule=Rule.REJECTION_UP))
+    device.greet()
+    for message in (Welcome(1, "t", 5, V, 100, 30.0), Grant(1, 1, 1, 1e4)):
+        device.receive(message)
+        if isinstance(device.stage, Welcomed):
+            device.open()
+    device.answer([4], 0.1, [certain_distribution(4, device.form)])
+    with pytest.raises(InputError, match="without a new token"):
+        flood(device, Ask(1, 1, 0))
+
+
+def test_the_messages_of_the_last_text_do_not_count_for_the_next():
+    device = at_work()
+    for _ in range(MAX_MESSAGES_WITHOUT_TOKENS - 1):
+        device.receive(Tail(1, 3, b"", 0))
+    device.receive(Tail(1, 3, b"", 0, "stop"))  # an end without a token
+    device.begin(Request(PROMPT, SamplingParams(), LENGTH))
+    device.open()
+    device.receive(Tail(1, 3, b"", 0))

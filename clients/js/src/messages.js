@@ -10,6 +10,8 @@ import { Float, pack, unpack } from "./msgpack.js";
 export const PROTOCOL_VERSION = 3;
 export const SESSION_PATH = "/v1/session";
 export const MAX_FRAME_BYTES = 256 * 1024;
+/** Most messages that a device takes from an edge since its text last grew; one that waits for 40 hours gets fewer. */
+export const MAX_MESSAGES_WITHOUT_TOKENS = 10_000;
 export const MAX_DRAFT_LENGTH = 63;
 export const MAX_STOP_IDS = 16;
 

@@ -14,7 +14,7 @@
  */
 import { InputError, RefusedError, SessionGoneError, withArticle } from "./errors.js";
 import { packIds, unpackIds } from "./ids.js";
-import { encode, isDownlink, MAX_FRAME_BYTES, PROTOCOL_VERSION } from "./messages.js";
+import { encode, isDownlink, MAX_FRAME_BYTES, MAX_MESSAGES_WITHOUT_TOKENS, PROTOCOL_VERSION } from "./messages.js";
 import { Streaming } from "./stream.js";
 import { TextStream } from "./text.js";
 import { Thrift } from "./thrift.js";
@@ -91,6 +91,8 @@ export class DeviceSession {
     this.thrift = new Thrift(maxWastedShare);
     /** Number of the newest chain of drafted tokens; each has a greater one than those before. */
     this.epoch = 0;
+    /** Messages of the edge since the text last grew. */
+    this.withoutTokens = 0;
   }
 
   // What stands -----------------------------------------------------------------------------------------------------
@@ -190,7 +192,7 @@ export class DeviceSession {
     this.committed = [...request.prompt, ...generated];
     this.stream = this.table ? new TextStream(this.table, request.stopStrings, request.minTokens) : null;
     this.text = this.stream ? this.stream.push(generated) : "";
-    this.wasted = this.wastedSeen = 0;
+    this.wasted = this.wastedSeen = this.withoutTokens = 0;
     this.stage = ["Ended", "Welcomed"].includes(this.stage.name) ? { name: "Welcomed" } : { name: "Away", kept: null };
   }
 
@@ -411,6 +413,15 @@ export class DeviceSession {
    * @returns {Progress} SessionGoneError, RefusedError or InputError where the session cannot go on
    */
   receive(message) {
+    const made = this.takeIn(message);
+    this.withoutTokens = made.tokens.length ? 0 : this.withoutTokens + 1;
+    if (this.withoutTokens > MAX_MESSAGES_WITHOUT_TOKENS && !made.finish) {
+      throw new InputError(`the edge has sent ${MAX_MESSAGES_WITHOUT_TOKENS} messages without a new token of this text: restart it, or give another address`);
+    }
+    return made;
+  }
+
+  takeIn(message) {
     const stage = this.stage;
     if (!isDownlink(message)) throw new InputError(`the edge sent ${withArticle(message.type)}, which only devices send`);
     if (message.type === "Error") {

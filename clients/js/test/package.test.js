@@ -4,7 +4,7 @@ import { readFileSync } from "node:fs";
 import { test } from "node:test";
 
 import * as everything from "../src/index.js";
-import { DeviceClient, DeviceSession, decode, encode, gumbel, gumbelArgmax, InputError, keys, pack, packIds, PROTOCOL_VERSION, TextStream, TokenTable, unpack } from "../src/index.js";
+import { DeviceClient, DeviceSession, decode, encode, gumbel, gumbelArgmax, InputError, keys, MAX_MESSAGES_WITHOUT_TOKENS, pack, packIds, PROTOCOL_VERSION, TextStream, TokenTable, unpack } from "../src/index.js";
 
 const letters = new TokenTable([..."abcde<>"].map((letter) => new TextEncoder().encode(letter)).concat([[0xe2], [0x98], [0x8e]].map((b) => Uint8Array.from(b))));
 const HELLO = { type: "Hello", version: PROTOCOL_VERSION, fingerprint: "f", name: "n", drafter: "d", drafts: true, profile: [0.1, 3] };
@@ -168,6 +168,43 @@ test("a client leaves an edge that keeps the connection and sends nothing about 
   const client = new DeviceClient({ url: "ws://edge", hello: HELLO, drafter: { prepare: async () => {} }, patience });
   await assert.rejects(client.generate({ prompt: [1], maxTokens: 3 }), /sends nothing about this text/);
   assert.deepEqual(said.slice(0, 3), ["Hello", "Open", "Resume"]);
+});
+
+test("an edge that writes without end and without tokens is left", () => {
+  const tail = (base, ids) => ({ type: "Tail", session: 7, base, ids: packIds(ids, 10), count: ids.length, finish: "", grant: null, scores: [] });
+  const window = { type: "Window", session: 7, length: 2, chunk: 1, bandwidth_hz: 1e4 };
+  const commit = (base, ids) => ({ type: "Commit", base, epoch: 1, verified: 0, accepted: 0, ids, finish: "", scores: [] });
+  const cases = [
+    [[], tail(1, [])],
+    [[tail(1, [3])], tail(1, [3])],
+    [[], { type: "Grant", session: 7, round: 1, length: 2, bandwidth_hz: 1e4 }],
+    [[], window],
+    [[window], commit(1, [])],
+    [[tail(1, [3]), window], commit(1, [3])],
+    [[tail(1, [3])], { type: "Verdict", session: 7, round: 1, base: 1, accepted: 0, next_token: 3, finish: "", grant: null, offer: new Uint8Array(), scores: [] }],
+  ];
+  for (const [before, message] of cases) {
+    const session = new DeviceSession(HELLO);
+    session.begin({ prompt: [1], maxTokens: 9 });
+    session.greet();
+    session.receive(WELCOME);
+    session.open();
+    before.forEach((each) => session.receive(each));
+    const flood = (times) => {
+      for (let time = 0; time < times; time++) session.receive(message);
+    };
+    flood(MAX_MESSAGES_WITHOUT_TOKENS - 3); // of `before` there are at most two, and the Welcome
+    assert.throws(() => flood(4), /10000 messages without a new token/, JSON.stringify(message));
+  }
+  const session = new DeviceSession(HELLO);
+  session.begin({ prompt: [1], maxTokens: 9 });
+  session.greet();
+  session.receive(WELCOME);
+  session.open();
+  for (let base = 1; base < 4; base++) {
+    for (let time = 0; time < MAX_MESSAGES_WITHOUT_TOKENS - 1; time++) session.receive(tail(base, []));
+    session.receive(tail(base, [3])); // the text grows, and the count begins anew
+  }
 });
 
 test("a client goes on with an edge that is silent in its passes and says that they go on", async (t) => {

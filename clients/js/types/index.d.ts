@@ -4,6 +4,7 @@ export declare const PROTOCOL_VERSION: number;
 export declare const SESSION_PATH: string;
 export declare const MAX_FRAME_BYTES: number;
 export declare const MAX_DRAFT_LENGTH: number;
+export declare const MAX_MESSAGES_WITHOUT_TOKENS: number;
 export declare const MAX_STOP_IDS: number;
 
 /** How a device introduces itself. */

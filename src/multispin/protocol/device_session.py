@@ -30,7 +30,7 @@ from multispin.protocol.device_stages import (
 )
 from multispin.protocol.device_standing import DeviceStanding
 from multispin.protocol.device_stream import DeviceStreaming
-from multispin.protocol.limits import MAX_FRAME_BYTES, PROTOCOL_VERSION
+from multispin.protocol.limits import MAX_FRAME_BYTES, MAX_MESSAGES_WITHOUT_TOKENS, PROTOCOL_VERSION
 from multispin.protocol.messages import (
     Ask,
     Chunk,
@@ -75,6 +75,7 @@ class DeviceSession(DeviceStanding):
         self._text.begin(request)
         self._chains.begin_text()
         self._form = self._head = None
+        self._without_tokens = 0
         self.stage = Welcomed() if isinstance(self.stage, Complete | Welcomed) else Disconnected()
 
     def greet(self) -> Hello | Resume:
@@ -248,9 +249,19 @@ class DeviceSession(DeviceStanding):
         Raises:
             SessionGoneError: the edge does not know the session to be resumed.
             RefusedError: the edge ended the session; the message has its reason.
-            InputError: the message is not allowed here.
+            InputError: the message is not allowed here, or too many have come since the text last grew.
 
         """
+        progress = self._take(message)
+        self._without_tokens = 0 if progress.tokens else self._without_tokens + 1
+        if self._without_tokens > MAX_MESSAGES_WITHOUT_TOKENS and not progress.finish:
+            raise InputError(
+                f"the edge has sent {MAX_MESSAGES_WITHOUT_TOKENS} messages without a new token of this text: restart "
+                "it, or give another address"
+            )
+        return progress
+
+    def _take(self, message: Downlink) -> Progress:
         stage = self.stage  # the first two cases are the frequent ones
         if isinstance(stage, Drafted) and isinstance(message, Verdict) and message.session == stage.message.session:
             return self._verdict(message)

@@ -51,6 +51,7 @@ class DeviceStanding:
         self._text = DeviceText(decode)
         self._chains = Chains(max_wasted_share)
         self._form: DistributionFormat | None = None  # made when first needed
+        self._without_tokens = 0  # messages of the edge since the text last grew
         self._head: int | None = None  # found from an offer, and not yet sent to the edge
 
     @property

@@ -25,6 +25,9 @@ HEARTBEAT_S = 15.0
 """Time between two pings [s]. A peer without a pong within half of it counts as lost."""
 FINISH_TEXTS_S = 10.0
 """Time that a server which is told to stop gives its clients' unfinished texts [s]."""
+MAX_MESSAGES_WITHOUT_TOKENS = 10_000
+"""Most messages that a device takes from an edge since its text last grew. An edge whose passes go on writes to devices
+that wait for a slot every 15 s, so one that waits for 40 hours stays below it."""
 MAX_NAME_CHARACTERS = 80
 MAX_SENTENCE_CHARACTERS = 1000
 """Longest sentence of an Error [characters]."""
