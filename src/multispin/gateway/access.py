@@ -4,16 +4,15 @@ import asyncio
 import math
 import re
 import secrets
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Callable, Collection
 
 from aiohttp import hdrs, web
 
 from multispin.edge import CALLER, Access, Caller, TokenExpiredError, bearer
 from multispin.edge.door import Door
-from multispin.gateway.answers import error_document
+from multispin.gateway.refusals import Handler, error_document
 from multispin.protocol import SESSION_PATH, ProtocolError
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 REQUEST_ID = "X-Request-Id"
 """Header with the name of a request: the client's own name if it is harmless. Every answer has it."""
 _PATHS = ("/v1/", "/tokenize", "/detokenize", "/openapi.json")

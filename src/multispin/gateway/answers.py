@@ -7,7 +7,8 @@ import json
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,15 +19,6 @@ from multispin.gateway.tools import Call
 
 DONE = b"data: [DONE]\n\n"
 """The last event of a stream."""
-
-ERROR_TYPES: Mapping[int, str] = {
-    401: "authentication_error",
-    403: "permission_error",
-    404: "not_found_error",
-    429: "rate_limit_error",
-    503: "service_unavailable_error",
-}
-"""The `type` of an error by its HTTP status. Others are "invalid_request_error" below 500, else "server_error"."""
 
 
 @dataclass
@@ -138,11 +130,28 @@ class Answer:
         message = {"role": "assistant", "content": content, "refusal": None, "tool_calls": calls or None}
         return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": finish}
 
-    def opening(self, index: int) -> bytes:
+    async def events(self, index: int, parts: AsyncGenerator[Part, None]) -> AsyncGenerator[bytes, None]:
+        """The events of one choice, while its text is written.
+
+        Args:
+            index: number of the choice.
+            parts: parts of its text.
+        """
+        opened, characters = False, 0
+        async with aclosing(parts) as each:
+            async for part in each:
+                if not opened:
+                    yield self._opening(index)
+                    opened = True
+                for new in self._events_of(index, part, characters):
+                    yield new
+                characters += len(part.text)
+
+    def _opening(self, index: int) -> bytes:
         """The first event of a choice, with the role in a chat; empty for a completion."""
         return self._event(index, {"role": "assistant", "content": ""}, None, None) if self.chat else b""
 
-    def parts(self, index: int, part: Part, offset: int) -> list[bytes]:
+    def _events_of(self, index: int, part: Part, offset: int) -> list[bytes]:
         """The events of a part: new text or calls, and the finish reason in an event of its own.
 
         Args:
@@ -208,16 +217,3 @@ def joined_calls(parts: Sequence[Call]) -> list[dict[str, Any]]:
 def event(document: Mapping[str, Any]) -> bytes:
     """A document as a server-sent event."""
     return b"data: " + json.dumps(document, ensure_ascii=False).encode() + b"\n\n"
-
-
-def error_document(status: int, sentence: str, param: str | None = None, code: str | None = None) -> dict[str, Any]:
-    """An error in OpenAI's shape.
-
-    Args:
-        status: HTTP status code, 400 … 599.
-        sentence: what is wrong and what to do, for people.
-        param: field of the body that is wrong; default None.
-        code: name of the error for programs; default None: the status.
-    """
-    kind = ERROR_TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
-    return {"error": {"message": sentence, "type": kind, "param": param, "code": code or status}}

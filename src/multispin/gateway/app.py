@@ -5,57 +5,44 @@ HTTP statuses with OpenAI's error document, or an event once a stream has begun.
 """
 
 import asyncio
-import logging
-import math
 import secrets
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, aclosing
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any
 
 from aiohttp import hdrs, web
 
-from multispin.device import EdgeAwayError
 from multispin.edge.access import origin_of_caller
 from multispin.edge.door import Door
-from multispin.edge.shares import FullHouseError, SharedPlaces
+from multispin.edge.shares import SharedPlaces
 from multispin.errors import InputError
-from multispin.gateway.access import Handler, let_pages_in, name_answer, no_such_path
-from multispin.gateway.answers import DONE, Answer, error_document, event
+from multispin.gateway.access import let_pages_in, name_answer, no_such_path
+from multispin.gateway.answers import DONE, Answer
 from multispin.gateway.bodies import (
     DEFAULT_COMPLETION_TOKENS,
     MAX_BODY_BYTES,
-    BadRequestError,
     ChatBody,
     CompletionBody,
     DetokenizeBody,
     Sampling,
     TokenizeBody,
-    plain_conversation,
     read_body,
 )
 from multispin.gateway.formats import grammar_of_schema
+from multispin.gateway.messages import plain_conversation
 from multispin.gateway.openapi import openapi_document
-from multispin.gateway.parts import Part, parts_of
+from multispin.gateway.parts import parts_of
+from multispin.gateway.refusals import BadRequestError, Handler, StatusError, answering_errors
 from multispin.gateway.responses import ResponseAnswer, ResponsesBody
+from multispin.gateway.sending import gathered, sent, watched
 from multispin.gateway.source import TextSource, Words
 from multispin.gateway.tools import ToolUse, plain_messages
-from multispin.protocol import RefusedError, Request
+from multispin.protocol import Request
 from multispin.speculation import Grammars, derive_seed
 
 MAX_REQUESTS = 256
 """Most requests that are served or wait at once; further ones are refused with 429."""
-MAX_QUEUED_EVENTS = 64
-"""Most events of one stream that wait for its client; then its texts pause."""
-WATCH_PERIOD_S = 0.25
-"""Time between two checks whether a request's client is still there [s]."""
-
-STATUS_OF_CODE: Mapping[str, int] = {"full": 429, "unauthorised": 401, "failed": 500, "shutdown": 503, "away": 503}
-"""HTTP status by the code of the edge's refusal; 400 for all others."""
-
-log = logging.getLogger(__name__)
-
-Result = TypeVar("Result")
 
 
 class Gateway:
@@ -112,7 +99,7 @@ class Gateway:
         if door is not None and door.invites:
             let_pages_in(app, door, [path for _, path, _ in routes])
         for method, path, handler in routes:
-            app.router.add_route(method, path, guard(_answering_errors(handler)))
+            app.router.add_route(method, path, guard(answering_errors(handler)))
         app.router.add_route(hdrs.METH_ANY, "/{path:.*}", no_such_path)
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
@@ -150,9 +137,9 @@ class Gateway:
         with self._place():
             parts = parts_of(self._source, self._words, text, answer.count, use is not None)
             if not body.stream:
-                await self._watched(request, answer.take_all(parts))
+                await watched(request, answer.take_all(parts))
                 return web.json_response(answer.document())
-            return await self._sent(request, [answer.events(parts)], lambda: b"")
+            return await sent(request, [answer.events(parts)], lambda: b"")
 
     async def describe(self, _: web.Request) -> web.StreamResponse:
         """`/openapi.json`: the API, for tools."""
@@ -193,7 +180,7 @@ class Gateway:
 
     async def _body(self, request: web.Request, kind: type[Any]) -> Any:
         if request.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
-            raise _StatusError(415, "this server reads no compressed bodies: send the body without Content-Encoding")
+            raise StatusError(415, "this server reads no compressed bodies: send the body without Content-Encoding")
         try:
             raw = await request.content.read(MAX_BODY_BYTES + 1) if request.can_read_body else b""
             while len(raw) <= MAX_BODY_BYTES and not request.content.at_eof():
@@ -201,7 +188,7 @@ class Gateway:
         except web.RequestPayloadError:
             raise BadRequestError("the body does not follow its Transfer-Encoding") from None
         if len(raw) > MAX_BODY_BYTES:
-            raise _StatusError(413, f"the body exceeds the limit of {MAX_BODY_BYTES} bytes")
+            raise StatusError(413, f"the body exceeds the limit of {MAX_BODY_BYTES} bytes")
         body = await asyncio.to_thread(read_body, raw, kind)  # two megabytes of small objects take a fifth of a second
         if body.model:
             self._check_model(body.model)
@@ -250,10 +237,10 @@ class Gateway:
         texts = [parts_of(self._source, self._words, each, answer.count, with_tools, split) for each in requests]
         with self._place():
             if not body.stream:
-                choices = await self._watched(request, _together(texts))
+                choices = await watched(request, gathered(texts))
                 return web.json_response(answer.whole(choices))
             last = (lambda: answer.closing() + DONE) if body.reports_usage else (lambda: DONE)
-            return await self._sent(request, [_chunks(answer, k, text) for k, text in enumerate(texts)], last)
+            return await sent(request, [answer.events(k, text) for k, text in enumerate(texts)], last)
 
     def _begun(self, body: Sampling, chat: bool, prompt_tokens: int) -> Answer:
         options = body.stream_options
@@ -306,76 +293,9 @@ class Gateway:
             each.check_vocabulary(self._words.size)
         return found
 
-    async def _watched(self, request: web.Request, writing: Awaitable[Result]) -> Result:
-        """Wait for the finished text; abandon it if the client has gone."""
-        task, left = asyncio.ensure_future(writing), asyncio.create_task(_left(request))
-        try:
-            await asyncio.wait([task, left], return_when=asyncio.FIRST_COMPLETED)
-            if not task.done():
-                raise ConnectionResetError("the client has gone")
-            return await task
-        finally:
-            await _ended([task, left])
-
-    async def _sent(
-        self, request: web.Request, texts: Sequence[AsyncGenerator[bytes, None]], last: Callable[[], bytes]
-    ) -> web.StreamResponse:
-        """Send all texts while they are written, as server-sent events.
-
-        Args:
-            request: the client's request.
-            texts: the events of each text.
-            last: function that makes the last events when all texts are finished.
-        """
-        events: asyncio.Queue[bytes | Exception | None] = asyncio.Queue(MAX_QUEUED_EVENTS)
-
-        async def write(text: AsyncGenerator[bytes, None]) -> None:
-            try:
-                async with aclosing(text) as each:
-                    async for new in each:
-                        await events.put(new)
-                await events.put(None)
-            except Exception as error:
-                await events.put(error)
-
-        async def watch() -> None:  # a text without news for a while would not notice that its client has gone
-            await _left(request)
-            await events.put(ConnectionResetError("the client has gone"))
-
-        tasks = [asyncio.create_task(write(text)) for text in texts]
-        watching = asyncio.create_task(watch())
-        response = web.StreamResponse(
-            headers={"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache"}
-        )
-        left = len(tasks)
-        try:
-            while left:
-                item = await events.get()
-                if isinstance(item, Exception):
-                    if not response.prepared or isinstance(item, ConnectionError):
-                        raise item
-                    status, document = _document_of(item)
-                    log.log(logging.ERROR if status == 500 else logging.INFO, "a stream ended early: %s", item)
-                    await response.write(event(document) + DONE)
-                    break
-                if item is None:
-                    left -= 1
-                elif item:
-                    if not response.prepared:
-                        await response.prepare(request)
-                    await response.write(item)
-            if not response.prepared:
-                await response.prepare(request)
-            if not left:
-                await response.write(last())
-            await response.write_eof()
-        finally:
-            await _ended([*tasks, watching])
-        return response
-
     def _check_model(self, name: str) -> None:
         if name != self._model:
-            raise _StatusError(
+            raise StatusError(
                 404, f"there is no model {name!r} here: ask for {self._model!r}", "model", "model_not_found"
             )
 
@@ -391,91 +311,3 @@ class Gateway:
             "owned_by": "multispin",
             "max_model_len": self._source.max_length,
         }
-
-
-async def _left(request: web.Request) -> None:
-    """Return when the client of a request has gone."""
-    while request.transport is not None and not request.transport.is_closing():  # noqa: ASYNC110
-        await asyncio.sleep(WATCH_PERIOD_S)
-
-
-async def _together(texts: Sequence[AsyncGenerator[Part, None]]) -> list[list[Part]]:
-    """All parts of all texts. If one fails, the others are abandoned."""
-    tasks = [asyncio.create_task(_all(text)) for text in texts]
-    try:
-        return await asyncio.gather(*tasks)
-    finally:
-        await _ended(tasks)
-
-
-async def _ended(tasks: Sequence["asyncio.Future[Any]"]) -> None:
-    """Cancel tasks, and wait for their end."""
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def _all(parts: AsyncGenerator[Part, None]) -> list[Part]:
-    """All parts of a text."""
-    async with aclosing(parts) as each:
-        return [part async for part in each]
-
-
-async def _chunks(answer: Answer, index: int, parts: AsyncGenerator[Part, None]) -> AsyncGenerator[bytes, None]:
-    """The events of one choice of a streamed chat or completion."""
-    opened, characters = False, 0
-    async with aclosing(parts) as each:
-        async for part in each:
-            if not opened:
-                yield answer.opening(index)
-                opened = True
-            for new in answer.parts(index, part, characters):
-                yield new
-            characters += len(part.text)
-
-
-class _StatusError(Exception):
-    """A refusal with an HTTP status of its own."""
-
-    def __init__(self, status: int, sentence: str, param: str | None = None, code: str | None = None) -> None:
-        super().__init__(sentence)
-        self.status, self.param, self.code = status, param, code
-
-
-def _document_of(error: Exception) -> tuple[int, dict[str, Any]]:
-    """HTTP status and document of an error. Only errors that are meant for the client show their text."""
-    match error:
-        case _StatusError():
-            return error.status, error_document(error.status, str(error), error.param, error.code)
-        case FullHouseError():
-            return 429, error_document(429, str(error))
-        case BadRequestError():
-            return 400, error_document(400, str(error), error.param)
-        case RefusedError():
-            status = STATUS_OF_CODE.get(error.code, 400)
-            return status, error_document(status, str(error), code=error.code)
-        case EdgeAwayError():
-            return 503, error_document(503, str(error))
-        case InputError():
-            return 400, error_document(400, str(error))
-        case _:
-            return 500, error_document(500, "the server failed in this request; its log says why")
-
-
-def _answering_errors(handler: Handler) -> Handler:
-    """Wrap a handler so that errors before the answer begins become error documents."""
-
-    async def answering(request: web.Request) -> web.StreamResponse:
-        try:
-            return await handler(request)
-        except (ConnectionError, web.HTTPException):
-            raise
-        except Exception as error:
-            status, document = _document_of(error)
-            if status == 500:
-                log.exception("a request failed")
-            after_s = max(1.0, getattr(error, "retry_after_s", 0.0))
-            headers = {"Retry-After": str(math.ceil(after_s))} if status in (429, 503) else {}
-            return web.json_response(document, status=status, headers=headers)
-
-    return answering

@@ -7,15 +7,17 @@ large servers do, so that clients' bookkeeping fields do no harm.
 
 import re
 from codecs import BOM_UTF8
-from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar, TypeVar
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from multispin.errors import InputError
 from multispin.gateway.formats import schema_of_format
-from multispin.gateway.tools import ToolUse, arguments_of, read_tools
+from multispin.gateway.messages import Message, plain_conversation, template_variables
+from multispin.gateway.refusals import BadRequestError, named
+from multispin.gateway.tools import ToolUse, read_tools
 from multispin.outside import check_keys
 from multispin.protocol.limits import MAX_STOP_IDS
 from multispin.speculation import MAX_LOGPROBS, SamplingParams
@@ -26,8 +28,6 @@ MAX_BODY_BYTES = 2 * 2**20
 """Largest request body [bytes]."""
 MAX_CHOICES = 16
 """Most texts that one request may ask for (`n`)."""
-MAX_MESSAGES = 1024
-"""Most messages of one chat."""
 RANDOM_SEED = -1
 """The seed that means "any", for clients that always send one, as in vLLM."""
 SEED_COUNT = 2**63
@@ -73,93 +73,12 @@ REFUSED: Mapping[str, tuple[Any, ...]] = {
 """Unsupported fields that would change the text or the answer, with the values that change nothing."""
 
 
-class BadRequestError(InputError):
-    """A request that cannot be served as asked.
-
-    Args:
-        sentence: what is wrong, for people.
-        param: field of the body that is wrong; default None.
-
-    """
-
-    def __init__(self, sentence: str, param: str | None = None) -> None:
-        super().__init__(sentence)
-        self.param = param
-
-
 NOT_OF_COMPLETIONS: Mapping[str, tuple[Any, ...]] = {
     "top_logprobs": (None, 0),
     "tools": (None, []),
     "tool_choice": (None, "none", "auto"),
 }
 """Fields of chats that `/v1/completions` refuses."""
-
-
-class TextPart(Struct, frozen=True):
-    """One part of a message's content; only text is supported, a refusal's text included."""
-
-    type: str
-    text: str | None = None
-    refusal: str | None = None
-
-    def plain(self) -> str:
-        """The text of the part; BadRequestError if it is anything else."""
-        found = self.refusal if self.type == "refusal" else self.text
-        if self.type not in ("text", "input_text", "output_text", "refusal") or found is None:
-            raise BadRequestError(
-                f"a message part of type {self.type!r} is not supported: this server takes text only", "messages"
-            )
-        return found
-
-
-class CalledFunction(Struct, frozen=True):
-    """The function of a call, with its arguments as JSON."""
-
-    name: str
-    arguments: str = "{}"
-
-
-class CalledTool(Struct, frozen=True):
-    """A call in a message of the assistant."""
-
-    function: CalledFunction
-    id: str = ""
-    type: Literal["function"] = "function"
-
-    def plain(self) -> dict[str, Any]:
-        """The call as chat templates take it, its arguments as an object where they are one."""
-        return {"name": self.function.name, "arguments": arguments_of(self.function.arguments)}
-
-
-class Message(Struct, frozen=True):
-    """One message of a chat."""
-
-    role: str
-    content: str | list[TextPart] | None = None
-    name: str | None = None
-    tool_calls: list[CalledTool] | None = None
-    tool_call_id: str | None = None
-
-    def plain(self) -> dict[str, Any]:
-        """The message as chat templates take it; BadRequestError if it holds anything but text and calls."""
-        content, role = self.content, plain_role(self.role)
-        if isinstance(content, list):
-            content = "".join(part.plain() for part in content)
-        if self.tool_calls:
-            calls = [{"type": "function", "id": each.id, "function": each.plain()} for each in self.tool_calls]
-            return {"role": role, "content": content or "", "tool_calls": calls}
-        if content is None and role == "assistant":  # an earlier answer with neither text nor calls
-            content = ""
-        if content is None:
-            raise BadRequestError(f"a message of role {self.role!r} has no content", "messages")
-        # Some templates use the speaker's name, and refuse a tool's result without the id of its call.
-        said = {"name": self.name, "tool_call_id": self.tool_call_id}
-        return {"role": role, "content": content, **{key: value for key, value in said.items() if value}}
-
-
-def plain_role(role: str) -> str:
-    """The role as chat templates know it: they call OpenAI's "developer" "system"."""
-    return "system" if role == "developer" else role
 
 
 class StreamOptions(Struct, frozen=True):
@@ -314,11 +233,6 @@ class Sampling(Struct, frozen=True, kw_only=True):
         return tuple((int(token), bias) for token, bias in given.items())
 
 
-def template_variables(given: Mapping[str, Any] | None, effort: str | None) -> dict[str, Any]:
-    """Variables for the chat template: the request's own, and the reasoning effort under vLLM's name."""
-    return ({} if effort is None else {"reasoning_effort": effort}) | dict(given or {})
-
-
 class ChatBody(Sampling, frozen=True, kw_only=True):
     """The body of `/v1/chat/completions`."""
 
@@ -429,15 +343,7 @@ class DetokenizeBody(Struct, frozen=True):
     model: str | None = None
 
 
-def plain_conversation(messages: Sequence[Message]) -> list[dict[str, Any]]:
-    """Messages as chat templates take them; BadRequestError if they are too few or too many."""
-    if not 1 <= len(messages) <= MAX_MESSAGES:
-        raise BadRequestError(f"{len(messages)} messages are outside 1 … {MAX_MESSAGES}", "messages")
-    return [message.plain() for message in messages]
-
-
 Body = TypeVar("Body", bound=Struct)
-Made = TypeVar("Made")
 
 
 def read_body(raw: bytes, kind: type[Body]) -> Body:
@@ -484,14 +390,3 @@ def _field_of(sentence: str) -> str | None:
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "…"
-
-
-def named(make: Callable[[], Made], field: str | None = None, *others: str) -> Made:
-    """The result of `make`. An InputError is of `field`, or of its own first word if in `others` or no field."""
-    try:
-        return make()
-    except BadRequestError:
-        raise
-    except InputError as error:
-        first = str(error).split(" ", 1)[0]
-        raise BadRequestError(str(error), first if field is None or first in others else field) from None

@@ -8,18 +8,12 @@ from contextlib import aclosing
 from typing import Any, ClassVar
 
 from multispin.gateway.answers import DraftStatistics
-from multispin.gateway.bodies import (
-    BadRequestError,
-    Message,
-    Sampling,
-    TextPart,
-    named,
-    plain_role,
-    template_variables,
-)
+from multispin.gateway.bodies import Sampling
 from multispin.gateway.formats import FormatError, schema_of_format
 from multispin.gateway.logprobs import Scored, response_logprobs
+from multispin.gateway.messages import Message, TextPart, plain_role, template_variables
 from multispin.gateway.parts import Part
+from multispin.gateway.refusals import BadRequestError, named
 from multispin.gateway.source import Piece
 from multispin.gateway.tools import ToolUse, arguments_of, read_tools
 
