@@ -21,12 +21,9 @@ from multispin.lazily import lazily
 if TYPE_CHECKING:
     from multispin.api import (
         Generated,
-        Text,
         advise,
         generate,
         load_scenario,
-        one_pass,
-        open_text,
         plan,
         run_edge,
         simulate,
@@ -35,6 +32,7 @@ if TYPE_CHECKING:
     from multispin.errors import InputError
     from multispin.models import Verifier, load_drafter, load_model, load_tokenizer
     from multispin.speculation import Drafter, Engine, NoDrafter, PromptLookupDrafter, Rule, SamplingParams
+    from multispin.speculation.by_hand import Text, one_pass, open_text
 
 __all__ = [
     "Drafter",
@@ -69,12 +67,9 @@ __getattr__ = lazily(
     {
         "api": (
             "Generated",
-            "Text",
             "advise",
             "generate",
             "load_scenario",
-            "one_pass",
-            "open_text",
             "plan",
             "run_edge",
             "simulate",
@@ -83,6 +78,7 @@ __getattr__ = lazily(
         "errors": ("InputError",),
         "models": ("Verifier", "load_drafter", "load_model", "load_tokenizer"),
         "speculation": ("Drafter", "Engine", "NoDrafter", "PromptLookupDrafter", "Rule", "SamplingParams"),
+        "speculation.by_hand": ("Text", "one_pass", "open_text"),
     },
 )
 
