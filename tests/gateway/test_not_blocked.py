@@ -1,4 +1,5 @@
-"""The event loop serves others while a long prompt is tokenised, a chat is put into its template, and a pass runs."""
+"""The event loop serves others while a body is read, a long prompt is tokenised, a chat is put into its template, and a
+pass runs."""
 
 import asyncio
 import threading
@@ -6,6 +7,8 @@ import threading
 import aiohttp
 import pytest
 from tests.chaos import world
+
+from multispin.gateway import app as gateway_app
 
 
 class Held:
@@ -44,13 +47,29 @@ BODIES = {
     "/v1/chat/completions": {"messages": [{"role": "user", "content": PROMPT}], "max_tokens": 4},
     "/v1/responses": {"input": PROMPT, "max_output_tokens": 4},
     "/tokenize": {"prompt": PROMPT},
+    "/detokenize": {"tokens": [3, 4]},
 }
 
 
-@pytest.mark.parametrize(("slow", "path"), [*(("words", path) for path in BODIES), ("engine", "/v1/completions")])
-def test_others_are_served_meanwhile(slow, path):
+SLOW = [
+    *(("words", path) for path in BODIES if path != "/detokenize"),
+    *(("body", path) for path in BODIES),
+    ("engine", "/v1/completions"),
+]
+
+
+@pytest.mark.parametrize(("slow", "path"), SLOW)
+def test_others_are_served_meanwhile(slow, path, monkeypatch):
     held = Held()
-    parts = {"words": SlowWords(held)} if slow == "words" else {"engine": SlowEngine(held)}
+    if slow == "body":
+        read_body = gateway_app.read_body
+
+        def held_read(raw, kind):
+            held()
+            return read_body(raw, kind)
+
+        monkeypatch.setattr(gateway_app, "read_body", held_read)
+    parts = {"words": {"words": SlowWords(held)}, "engine": {"engine": SlowEngine(held)}}.get(slow, {})
 
     async def scenario():
         async with (
