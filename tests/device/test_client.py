@@ -248,9 +248,39 @@ def test_patience_ends_and_says_what_was_wrong():
     assert said == f"cannot reach the edge at {URL} (connection refused): {REMEDY}"
     assert took_s == pytest.approx(7.0, abs=0.1)
     said, took_s = run(scenario(Patience(once_known_s=60.0), dropping))
-    assert said.startswith(f"cannot reach the edge at {URL} (")
+    assert said.startswith(f"the edge at {URL} greets this device, and then does not keep its session (")
     assert 60.0 <= took_s < 70.0
     assert dropping.connections < 40
+
+
+WELCOME = Welcome(1, "secret", 9, V, 100, 30.0)
+
+
+@pytest.mark.parametrize(
+    ("messages", "sentence"),
+    [
+        ([], f"the server at {URL} takes connections, but does not answer as an edge"),
+        ([WELCOME], f"the edge at {URL} greets this device, and then does not keep its session"),
+        ([WELCOME, Tail(1, 3, b"", 0)], f"the edge at {URL} greets this device, and then does not keep its session"),
+    ],
+    ids=["closes at once", "greets and closes", "takes the request and closes"],
+)
+def test_an_edge_that_closes_every_connection_is_told_from_one_that_is_not_there(messages, sentence):
+    async def serve(end):
+        for message in messages:
+            await end.receive()
+            await end.send(encode(message))
+        await end.close()
+
+    async def scenario():
+        tasks = []
+        link = MemoryLink(lambda url, end: tasks.append(asyncio.ensure_future(serve(end))))
+        client = DeviceClient(URL, HELLO, NoDrafter(), link=link, patience=Patience(5.0, 5.0))
+        with pytest.raises(InputError) as refusal:
+            await client.generate(Request(PROMPT, SamplingParams(), 20))
+        return str(refusal.value)
+
+    assert run(scenario()).startswith(f"{sentence} (the ")  # edge closed the connection, or it broke
 
 
 def test_several_addresses_are_tried_in_turn_and_a_broken_connection_first_where_it_was():

@@ -37,6 +37,8 @@ const LATER = new Set(["full", "shutdown", "timeout", "too-slow"]);
 
 /** The connection is lost, or could not be made. */
 class LinkLostError extends Error {}
+/** The edge keeps the connection open but sends nothing about the text. */
+class SilentError extends LinkLostError {}
 
 /** One device: its session, its drafter, and the link between it and an edge. */
 export class DeviceClient {
@@ -145,7 +147,7 @@ export class DeviceClient {
         if (this.session.wantsDraft) return this.listen(); // it is the device's turn
         this.awayMs += this.patience.silenceMs;
         this.silentMs += this.patience.silenceMs;
-        return this.lost(new LinkLostError("the edge keeps the connection and sends nothing about this text"));
+        return this.lost(new SilentError("it sends nothing about this text"));
       };
       this.listen = () => {
         clearTimeout(timer);
@@ -164,7 +166,8 @@ export class DeviceClient {
       this.listen();
       socket.binaryType = "arraybuffer";
       socket.onopen = () => this.send(this.session.greet());
-      socket.onclose = socket.onerror = () => this.lost(new LinkLostError("the connection to the edge was lost"));
+      socket.onclose = ({ code } = {}) => this.lost(new LinkLostError(code ? `the edge closed the connection with code ${code}` : "the connection was lost"));
+      socket.onerror = () => this.lost(new LinkLostError("the connection was lost"));
       socket.onmessage = ({ data }) => {
         try {
           if (typeof data === "string") throw new InputError("the edge sent text, not a message of this protocol");
@@ -232,6 +235,7 @@ export class DeviceClient {
     const { session, patience } = this;
     const again = error instanceof LinkLostError || error instanceof SessionGoneError || LATER.has(error.code);
     if (!again) throw error;
+    const how = this.howFar(error);
     session.lose();
     if (error instanceof RefusedError) {
       this.abandon();
@@ -241,7 +245,7 @@ export class DeviceClient {
     const limit = this.known ? patience.onceKnownMs : patience.atFirstMs;
     this.countAbsence();
     this.failedAt = Date.now();
-    if (this.awayMs > limit) throw new InputError(`cannot reach the edge at ${this.url}: ${error.message}`);
+    if (this.awayMs > limit) throw new InputError(`${how}: ${error.message}`);
     const chance = Math.random(); // so that many devices do not come back at once
     const delay = Math.max(pauseMs((this.failures += 1), patience, chance), 1e3 * (error.retryAfter ?? 0) * (1 + 0.25 * chance));
     this.delayMs = delay;
@@ -252,6 +256,17 @@ export class DeviceClient {
       timer = setTimeout(resolve, delay);
     });
     clearTimeout(timer);
+  }
+
+  /** How far the last attempt came, for whoever is told that the client gives up. */
+  howFar(error) {
+    const { stage } = this.session;
+    if (error instanceof SilentError) return `the edge at ${this.url} keeps the connection open but does not go on`;
+    if (stage.name === "Greeting" || (stage.name === "Resuming" && !stage.welcomed)) {
+      return `the server at ${this.url} takes connections, but does not answer as an edge`;
+    }
+    if (stage.name === "Away" && !(error instanceof SessionGoneError)) return `cannot reach the edge at ${this.url}`;
+    return `the edge at ${this.url} greets this device, and then does not keep its session`;
   }
 
   // Drafting --------------------------------------------------------------------------------------------------------

@@ -154,7 +154,24 @@ test("a client gives up an edge that never answers, and says so", async () => {
   globalThis.WebSocket = playedSocket(() => ["cut"]);
   const patience = { firstDelayMs: 1, atFirstMs: 20 };
   const client = new DeviceClient({ url: "ws://edge", hello: HELLO, drafter: { prepare: async () => {} }, patience });
-  await assert.rejects(client.generate({ prompt: [1], maxTokens: 3 }), /cannot reach the edge/);
+  await assert.rejects(client.generate({ prompt: [1], maxTokens: 3 }), /^Error: the server at ws:\/\/edge takes connections, but does not answer as an edge/);
+});
+
+test("a client tells an edge that greets and closes from one that is not there", async () => {
+  const patience = { firstDelayMs: 1, longestDelayMs: 1, atFirstMs: 20, onceKnownMs: 20 };
+  const told = async () => {
+    const client = new DeviceClient({ url: "ws://edge", hello: HELLO, drafter: { prepare: async () => {} }, patience });
+    return client.generate({ prompt: [1], maxTokens: 3 }).catch((error) => error.message);
+  };
+  globalThis.WebSocket = playedSocket(() => [WELCOME, "cut"]);
+  assert.match(await told(), /^the edge at ws:\/\/edge greets this device, and then does not keep its session/);
+  globalThis.WebSocket = class {
+    constructor() {
+      queueMicrotask(() => this.onerror());
+    }
+    close() {}
+  };
+  assert.match(await told(), /^cannot reach the edge at ws:\/\/edge/);
 });
 
 test("a client leaves an edge that keeps the connection and sends nothing about the text", async () => {
@@ -232,7 +249,7 @@ test("passes of the next session take back no silence of the one before", async 
   });
   const patience = { firstDelayMs: 1, longestDelayMs: 1, onceKnownMs: 25, silenceMs: 10 };
   const client = new DeviceClient({ url: "ws://edge", hello: HELLO, drafter: { prepare: async () => {} }, patience });
-  await assert.rejects(client.generate({ prompt: [1], maxTokens: 3 }), /cannot reach the edge|sends nothing about this text/);
+  await assert.rejects(client.generate({ prompt: [1], maxTokens: 3 }), /greets this device, and then does not keep its session|sends nothing about this text/);
 });
 
 test("a draft that takes longer is no silence of the edge", async () => {

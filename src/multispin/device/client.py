@@ -42,7 +42,7 @@ from multispin.protocol import (
     encode,
     websocket_frame_bytes,
 )
-from multispin.protocol.device_stages import Welcomed
+from multispin.protocol.device_stages import DeviceStage, Disconnected, Greeting, Resuming, Welcomed
 from multispin.protocol.limits import CLOSE_TIMEOUT_S
 from multispin.speculation import ID_RULES, Drafter, SamplingParams, TruncatedDistribution
 
@@ -248,6 +248,7 @@ class DeviceClient:
             raise error
         # An edge that has welcomed the device may still hold its session: try it once more before the next address.
         moves_on = session.welcome is None or isinstance(error, RefusedError | SilentError) or not session.joined
+        stage = session.stage
         session.lose()
         await self._link.close()
         asked_s = error.retry_after_s if isinstance(error, RefusedError) and len(self._urls) == 1 else 0.0
@@ -255,16 +256,7 @@ class DeviceClient:
         if delay_s is None:
             if isinstance(error, RefusedError) and not isinstance(error, SessionGoneError):
                 raise error
-            tried_all = ", ".join(map(without_secrets, self._urls))
-            if isinstance(error, SilentError):
-                raise EdgeAwayError(
-                    f"the edge at {tried_all} keeps the connection open but does not go on ({error}): restart it, or "
-                    "give another address"
-                ) from None
-            raise EdgeAwayError(
-                f"cannot reach the edge at {tried_all} ({error}): start `multispin serve` there, or give "
-                "another address"
-            ) from None
+            raise EdgeAwayError(self._why_given_up(without_secrets(tried), stage, error)) from None
         if moves_on and len(self._urls) > 1:
             self._url = self._urls[(self._urls.index(self._url) + 1) % len(self._urls)]
             self._forget_edge(retries)
@@ -273,6 +265,26 @@ class DeviceClient:
         self.counters.reconnects += 1
         self._on_outage(Outage(without_secrets(tried), str(error), delay_s, retries.limit_s))
         await self._first_of(timeout_s=delay_s)
+
+    def _why_given_up(self, tried: str, stage: DeviceStage, error: LinkLostError | RefusedError) -> str:
+        """The sentence for the user: how far the last attempt came, at which address, and what to do."""
+        if isinstance(error, SilentError):
+            return (
+                f"the edge at {tried} keeps the connection open but does not go on ({error}): restart it, or give "
+                "another address"
+            )
+        if isinstance(stage, Greeting) or (isinstance(stage, Resuming) and not stage.welcomed):
+            return (
+                f"the server at {tried} takes connections, but does not answer as an edge ({error}): start `multispin "
+                "serve` there, or give another address"
+            )
+        if not isinstance(stage, Disconnected) or isinstance(error, SessionGoneError):
+            return (
+                f"the edge at {tried} greets this device, and then does not keep its session ({error}): look at the "
+                "edge's log, or give another address"
+            )
+        tried = ", ".join(map(without_secrets, self._urls))
+        return f"cannot reach the edge at {tried} ({error}): start `multispin serve` there, or give another address"
 
     def _forget_edge(self, retries: Retries) -> None:
         """Forget the edge's session, so that the next connection opens the text anew."""

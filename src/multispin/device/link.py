@@ -162,7 +162,7 @@ class WebSocketLink:
             raise InputError(f"the server sent a frame over the limit of {MAX_FRAME_BYTES} bytes: is this an edge?")
         if frame.type is aiohttp.WSMsgType.ERROR:  # a missing pong, a malformed frame, or a broken connection
             raise LinkLostError(f"the connection broke: {frame.data or type(frame.data).__name__}")
-        raise LinkLostError(f"the edge closed the connection (code {socket.close_code})")
+        raise LinkLostError(f"the edge closed the connection with code {socket.close_code}")
 
     async def close(self) -> None:
         """Close the WebSocket, waiting at most `CLOSE_TIMEOUT_S` for the other end."""
