@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection
 
 from aiohttp import hdrs, web
 
+from multispin.checks import shown
 from multispin.edge import CALLER, Access, Caller, TokenExpiredError, bearer
 from multispin.edge.door import Door
 from multispin.gateway.refusals import Handler, error_document
@@ -72,7 +73,7 @@ async def no_such_path(request: web.Request) -> web.StreamResponse:
     if not is_of_api(request):
         raise web.HTTPMethodNotAllowed(request.method, allowed) if allowed else web.HTTPNotFound
     if not allowed:
-        return _refusal(404, f"there is no path {request.path} here: /openapi.json lists the paths")
+        return _refusal(404, f"there is no path {shown(request.path, 200)} here: /openapi.json lists the paths")
     named = ", ".join(sorted(allowed))
     return _refusal(405, f"{request.path} takes {named}, not {request.method}", {"Allow": named})
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from aiohttp import hdrs, web
 
+from multispin.checks import shown
 from multispin.edge.access import origin_of_caller
 from multispin.edge.door import Door
 from multispin.edge.shares import SharedPlaces
@@ -296,7 +297,7 @@ class Gateway:
     def _check_model(self, name: str) -> None:
         if name != self._model:
             raise StatusError(
-                404, f"there is no model {name!r} here: ask for {self._model!r}", "model", "model_not_found"
+                404, f"there is no model {shown(name)} here: ask for {self._model!r}", "model", "model_not_found"
             )
 
     def _check_ids(self, ids: Sequence[int], param: str) -> None:

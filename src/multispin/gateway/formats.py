@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from multispin.checks import shown
 from multispin.errors import InputError
 
 MAX_SCHEMA_BYTES = 32 * 1024
@@ -63,7 +64,7 @@ def schema_of_format(given: Any) -> dict[str, Any] | None:
         if not isinstance(named, dict) or "schema" not in named:
             raise FormatError('a format of the type "json_schema" needs a JSON schema under "schema"')
         return bounded_schema(named["schema"])
-    raise FormatError(f'a format has the type {str(kind)[:60]!r}: use "text", "json_object" or "json_schema"')
+    raise FormatError(f'a format has the type {shown(kind)}: use "text", "json_object" or "json_schema"')
 
 
 def bounded_schema(schema: Any) -> dict[str, Any]:
@@ -129,7 +130,7 @@ def _held(given: Any, has_patterns: bool) -> Any:
 
 def _check_dialect(named: Any) -> None:
     if isinstance(named, str) and not _DIALECT.fullmatch(named):
-        raise FormatError(f"$schema = {named[:80]!r} is not supported: use draft 4, 6, 7, 2019-09 or 2020-12")
+        raise FormatError(f"$schema = {shown(named)} is not supported: use draft 4, 6, 7, 2019-09 or 2020-12")
 
 
 def _check_bound(key: str, bound: Any) -> None:

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
+from multispin.checks import shown
 from multispin.gateway.refusals import BadRequestError
 from multispin.gateway.tools import arguments_of
 
@@ -24,7 +25,7 @@ class TextPart(Struct, frozen=True):
         found = self.refusal if self.type == "refusal" else self.text
         if self.type not in ("text", "input_text", "output_text", "refusal") or found is None:
             raise BadRequestError(
-                f"a message part of type {self.type!r} is not supported: this server takes text only", "messages"
+                f"a message part of type {shown(self.type)} is not supported: this server takes text only", "messages"
             )
         return found
 
@@ -68,7 +69,7 @@ class Message(Struct, frozen=True):
         if content is None and role == "assistant":  # an earlier answer with neither text nor calls
             content = ""
         if content is None:
-            raise BadRequestError(f"a message of role {self.role!r} has no content", "messages")
+            raise BadRequestError(f"a message of role {shown(self.role)} has no content", "messages")
         # Some templates use the speaker's name, and refuse a tool's result without the id of its call.
         said = {"name": self.name, "tool_call_id": self.tool_call_id}
         return {"role": role, "content": content, **{key: value for key, value in said.items() if value}}

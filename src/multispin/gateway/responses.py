@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from typing import Any, ClassVar
 
+from multispin.checks import shown
 from multispin.gateway.answers import DraftStatistics
 from multispin.gateway.bodies import Sampling
 from multispin.gateway.formats import FormatError, schema_of_format
@@ -79,7 +80,7 @@ class ResponsesBody(Sampling, frozen=True, kw_only=True):
         """`top_logprobs` if `include` names log probabilities."""
         asked = set(self.include or ())
         if others := asked - NEVER_THERE - {LOGPROBS}:
-            raise BadRequestError(f"include has {min(others)[:80]!r}: only {LOGPROBS!r} is supported", "include")
+            raise BadRequestError(f"include has {shown(min(others))}: only {LOGPROBS!r} is supported", "include")
         if LOGPROBS not in asked:
             if self.top_logprobs:
                 raise BadRequestError(f"top_logprobs needs include = [{LOGPROBS!r}]", "top_logprobs")
@@ -140,7 +141,7 @@ def _message(item: Mapping[str, Any]) -> dict[str, Any]:
         return {"role": "tool", "content": _plain_content("tool", item["output"])}
     content, role = item.get("content"), item.get("role")
     if kind != "message" or not isinstance(role, str) or not isinstance(content, str | list):
-        raise FormatError(f"input has an item of the type {str(kind)[:60]!r}, which is not supported or not complete")
+        raise FormatError(f"input has an item of the type {shown(kind)}, which is not supported or not complete")
     return {"role": plain_role(role), "content": _plain_content(role, content)}
 
 
@@ -153,7 +154,7 @@ def _plain_content(role: str, content: str | list[Any]) -> str:
         kind = part.get("type") if isinstance(part, dict) else None
         text = part.get("refusal" if kind == "refusal" else "text") if isinstance(part, dict) else None
         if not isinstance(text, str):
-            raise FormatError(f"a part of the type {str(kind)[:60]!r} is not supported: this server takes text only")
+            raise FormatError(f"a part of the type {shown(kind)} is not supported: this server takes text only")
         parts.append(TextPart(str(kind), text, text))
     said: str = Message(role, parts).plain()["content"]
     return said

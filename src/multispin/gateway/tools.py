@@ -17,6 +17,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from multispin.checks import shown
 from multispin.errors import InputError
 from multispin.gateway.formats import FormatError, held_schema
 from multispin.outside import json_value
@@ -159,13 +160,13 @@ def _chosen(choice: Any, flat: bool, tools: Sequence[Tool]) -> str:
 def _tool(given: Any, flat: bool) -> Tool:
     kind = given.get("type") if isinstance(given, dict) else None
     if kind != "function":
-        raise FormatError(f'a tool has the type {str(kind)[:60]!r}: only "function" is supported')
+        raise FormatError(f'a tool has the type {shown(kind)}: only "function" is supported')
     function = given if flat else given.get("function")
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
         raise FormatError("a tool has no function with a name")
     name, description = function["name"], function.get("description") or ""
     if not _NAME.fullmatch(name):
-        raise FormatError(f"the tool name {name[:80]!r} is wrong: use 1 … 64 letters, digits, '_', '.' or '-'")
+        raise FormatError(f"the tool name {shown(name)} is wrong: use 1 … 64 letters, digits, '_', '.' or '-'")
     parameters = function.get("parameters") or {"type": "object", "properties": {}}
     if not isinstance(parameters, dict) or parameters.get("type", "object") != "object":
         raise FormatError(f'the parameters of the tool {name!r} must be a JSON schema of type "object"')

@@ -167,7 +167,7 @@ def _reason(error: str) -> str:
     found = _OF_EXPRESSION.search(error)
     if found is None:
         return first_line(error).split(_REMEDY)[0]
-    return f"the pattern {one_line(found[1])} cannot be used: {first_line(found[2])}"
+    return f"the pattern {one_line(found[1])[:200]} cannot be used: {first_line(found[2])}"
 
 
 class _Listed:
