@@ -262,6 +262,8 @@ def test_where_the_target_runs_is_told_by_on_and_its_old_name_still_works(name, 
                 ("", "--credential is empty: name a secret, or leave it out"),
                 (" \n", "--credential begins or ends with white space, which HTTP clients cannot send"),
                 ("sesame\n", "--credential begins or ends with white space"),
+                ("two\nlines", "--credential has a line break or another character that HTTP clients cannot send"),
+                ("right\u202eleft", "--credential has a line break or another character that HTTP"),
                 ("c" * 257, "--credential has 257 characters, over the limit of 256"),
             )
         ),

@@ -20,6 +20,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from multispin.checks import shown
 from multispin.errors import InputError
 from multispin.outside import check_keys
 
@@ -130,7 +131,7 @@ class TokenFile:
             found = [each for each in tokens if each.id == wanted] or [each for each in tokens if each.name == wanted]
             if len(found) != 1:
                 many = f"{len(found)} tokens have the name" if found else "no token has the id or name"
-                raise InputError(f"{many} {wanted!r}: see `multispin token list` for the ids")
+                raise InputError(f"{many} {shown(wanted, 100)}: see `multispin token list` for the ids")
             removed.extend(found)
             return [each for each in tokens if each is not found[0]]
 

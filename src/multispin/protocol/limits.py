@@ -50,5 +50,7 @@ def check_credential(text: str, name: str) -> None:
         raise InputError(f"{name} is empty: name a secret, or leave it out (unset it)")
     if text != text.strip():
         raise InputError(f"{name} begins or ends with white space, which HTTP clients cannot send")
+    if not text.isprintable():
+        raise InputError(f"{name} has a line break or another character that HTTP clients cannot send: give one line")
     if len(text) > MAX_CREDENTIAL_CHARACTERS:
         raise InputError(f"{name} has {len(text)} characters, over the limit of {MAX_CREDENTIAL_CHARACTERS}")
