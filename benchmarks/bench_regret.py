@@ -119,9 +119,8 @@ class Case:
                     next_tokens=stream.chunk if left else 0,
                     tokens_per_s=stream.chunk / (stream.period * self.tick_s),
                     room=stream.window,
-                    token_worth=each.token_worth,
-                    restart_worth=each.restart_worth,
                     behind_tokens=-1e6,
+                    worth=each,
                 )
             )
         return found

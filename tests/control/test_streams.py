@@ -17,6 +17,7 @@ from multispin.control.streams import (
     Wait,
     choose,
 )
+from multispin.control.worth import SessionWorth
 
 PAPER = Verification(0.02268, 0.01272)
 FEW = [Candidate(k, 8 if k < 6 else 0, 0.9) for k in range(2, 21)]
@@ -32,7 +33,7 @@ def value(each: Candidate, device: int, edge: int, verifier: Verification, price
     tokens = expected(each.acceptance_rate, device)
     tokens += each.acceptance_rate**device * (expected(each.edge_acceptance_rate, edge) - 1.0)
     own_s = verifier.per_device_s + verifier.per_token_s * (device + edge + 1) + drafter.per_device_s * edge
-    return each.weight * tokens - price * own_s
+    return each.worth.weight * tokens - price * own_s
 
 
 def test_nobody_is_ready() -> None:
@@ -59,8 +60,12 @@ def test_a_session_that_has_waited_longest_rides_whatever_it_brings() -> None:
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("weight", [0.0, 1e-320, 1e-30])
 def test_a_session_that_counts_for_nothing_rides_only_if_it_must(weight: float) -> None:
-    counts = Candidate(1, 8, 0.9, tokens_per_s=50.0, token_worth=0.1)
-    others = (Candidate(2, 8, 0.9, weight), Candidate(3, 8, 0.9, weight, 0.0, True, tokens_per_s=9.0, token_worth=0.1))
+    counts = Candidate(1, 8, 0.9, tokens_per_s=50.0, worth=SessionWorth(token_worth=0.1))
+    due = SessionWorth(weight=weight, token_worth=0.1)
+    others = (
+        Candidate(2, 8, 0.9, worth=SessionWorth(weight=weight)),
+        Candidate(3, 8, 0.9, must_ride=True, tokens_per_s=9.0, worth=due),
+    )
     for verifier, drafter in ((PAPER, None), (Verification(0.02, 0.001, 1e-4), EdgeDrafter(0.001, 0.0, 0.5))):
         made = choose([counts, *others], verifier, 50.0, drafter)
         assert isinstance(made, Go)
@@ -82,7 +87,7 @@ def test_a_least_goodput_is_kept_like_plain_decoding() -> None:
     made = choose([waiting, *FEW], PAPER, 250.0)
     assert isinstance(made, Go)
     assert Ride(1, 0) not in made.rides
-    made = choose([waiting._replace(least_tokens_per_s=8.0), *FEW], PAPER, 250.0)
+    made = choose([waiting._replace(worth=SessionWorth(least_tokens_per_s=8.0)), *FEW], PAPER, 250.0)
     assert isinstance(made, Go)
     assert Ride(1, 0) in made.rides
 
@@ -207,7 +212,9 @@ def test_whose_stream_is_worth_much_is_not_ended_early() -> None:
     made = choose([plain, *others], engine, 150.0, drafter)
     assert isinstance(made, Go)
     assert any(ride.session == 1 for ride in made.rides)
-    made = choose([plain._replace(token_worth=0.2, restart_worth=5.0), *others], engine, 150.0, drafter)
+    made = choose(
+        [plain._replace(worth=SessionWorth(token_worth=0.2, restart_worth=5.0)), *others], engine, 150.0, drafter
+    )
     assert isinstance(made, Go)
     assert not any(ride.session == 1 for ride in made.rides)
 
@@ -216,7 +223,7 @@ def test_the_edge_takes_nothing_from_a_device_that_drafts_next_to_nothing_in_a_p
     """Its time is dear, as it seems, and its stream goes on as if it had begun anew: nearly nothing is lost."""
     engine, drafter = Verification(0.006, 0.0, 0.0001), EdgeDrafter(0.0012, 0.0, 0.4)
     slow = Candidate(1, 0, 0.6, tokens_per_s=3.0, room=8, edge_room=8, edge_acceptance_rate=0.4)
-    slow = slow._replace(token_worth=0.44, restart_worth=0.01)
+    slow = slow._replace(worth=SessionWorth(token_worth=0.44, restart_worth=0.01))
     made = choose([slow, slow._replace(session=2)], engine, 340.0, drafter)
     assert isinstance(made, Go)
     assert [ride.edge_tokens for ride in made.rides] == [1, 1]
@@ -237,7 +244,7 @@ def test_a_ride_is_the_best_of_all_lengths_with_what_it_takes_from_the_device(
     """The formula of `choose` for one session, for all numbers of tokens of the device and of the edge."""
     verifier, drafter, rate = Verification(0.01, 0.005, 0.0005), EdgeDrafter(0.004, 0.0003, 0.5), 150.0
     ready = Candidate(1, pending, alpha, tokens_per_s=rate, room=8, edge_room=3, edge_acceptance_rate=of_edge)
-    ready = ready._replace(token_worth=token_worth, restart_worth=restart_worth)
+    ready = ready._replace(worth=SessionWorth(token_worth=token_worth, restart_worth=restart_worth))
     held = sum(alpha**n > token_worth for n in range(1, pending + 1))
 
     def surplus(device: int, edge: int) -> float:
@@ -274,7 +281,15 @@ def test_no_choice_is_worth_more(
 ) -> None:
     """Against all subsets and all lengths: what a pass brings less the price of its time; who is due rides anyway."""
     ready = [
-        Candidate(k, pending, alpha, weight, room=8, edge_room=edge_room, edge_acceptance_rate=edge_alpha)
+        Candidate(
+            k,
+            pending,
+            alpha,
+            room=8,
+            edge_room=edge_room,
+            edge_acceptance_rate=edge_alpha,
+            worth=SessionWorth(weight=weight),
+        )
         for k, (pending, alpha, weight, edge_room, edge_alpha) in enumerate(rows)
     ]
     engine, drafter = Verification(0.02, ride_s, token_s), EdgeDrafter(step_s, 0.0002, 0.5)
@@ -329,7 +344,7 @@ def test_where_somebody_is_short_of_what_was_asked_for_it_the_others_bring_less(
     plain_s = _DEAR.verify_s([0] * 10)
 
     def made(short: float) -> Go:
-        asks = Candidate(1, 0, 0.01, short_tokens=short, asked_tokens_per_s=0.95 / plain_s)
+        asks = Candidate(1, 0, 0.01, short_tokens=short, worth=SessionWorth(asked_tokens_per_s=0.95 / plain_s))
         return _beside_nine(asks, price=500.0)
 
     lengths = [sum(ride.device_tokens for ride in made(short).rides) for short in (-4.0, 2.0, 4.0, 6.0, 8.0)]
@@ -375,7 +390,7 @@ def test_the_more_somebody_is_short_of_its_floor_the_less_is_put_off() -> None:
     ready = [Candidate(k, 0, 0.8, next_s=0.01, next_tokens=4, tokens_per_s=400.0, room=8) for k in range(3)]
 
     def made(short: float, asked: float) -> Go | Wait:
-        last = Candidate(3, 0, 0.8, short_tokens=short, asked_tokens_per_s=asked)
+        last = Candidate(3, 0, 0.8, short_tokens=short, worth=SessionWorth(asked_tokens_per_s=asked))
         return choose([*ready, last], engine, 100.0, patience_s=0.02)
 
     for asked in (0.0, 9.5):

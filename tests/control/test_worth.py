@@ -72,7 +72,7 @@ def test_prices_count_a_session_by_its_weight() -> None:
     devices = site().devices
     made = worth(Scenario(Cell(1e6, 60, 25, 0), PAPER, (Device("d0", 0.006, 3.0, 0.6, weight=3.0), *devices[1:])))
     assert [each.weight for each in made.sessions[:2]] == [3.0, 1.0]
-    ready = [Candidate(k, 2, 0.6, weight) for k, weight in enumerate((3.0, 1.0))]
+    ready = [Candidate(k, 2, 0.6, worth=SessionWorth(weight=weight)) for k, weight in enumerate((3.0, 1.0))]
     decided = choose(ready, PAPER, 200.0)  # a ride costs 2.5 tokens, and brings 1.96
     assert isinstance(decided, Go)
     assert decided.rides == (Ride(0, 2),)

@@ -45,6 +45,7 @@ from multispin.control.edge import LEAST_OF_PLAIN
 from multispin.control.goodput import Floats, Mask
 from multispin.control.latency import verification_s
 from multispin.control.scenario import EdgeDrafter, Verification
+from multispin.control.worth import SessionWorth
 
 WAIT_PRICE = 1.5
 """Waiting before a pass costs this many times λ: expected drafts may not come, and the other sessions wait too."""
@@ -71,7 +72,6 @@ class Candidate(NamedTuple):
         session: number of the session.
         pending: drafted tokens of its device that have arrived and go on from the committed text.
         acceptance_rate: α of the device's tokens.
-        weight: w_k, what one of its tokens counts; default 1.
         waited_s: time since it was last in a pass, or since it could first have been in one [s]; default 0.
         must_ride: whether it takes part whatever it brings, because it has waited for its longest wait; default no.
         next_s: time from now until more of its device's tokens are expected [s]; infinite (default) if none are.
@@ -80,22 +80,17 @@ class Candidate(NamedTuple):
         room: longest draft, device's and edge's tokens together, that still makes sense; default `pending`.
         edge_room: longest draft of the edge's own drafter that makes sense; default 0, it cannot draft.
         edge_acceptance_rate: α of the tokens of the edge's own drafter; default 0.
-        least_tokens_per_s: goodput that it is to have at least [tokens/s], if that is more than plain decoding of all
-            would give; default 0.
-        token_worth: ν_k T_k, what the time in which its device drafts a token is worth, see `SessionWorth` [tokens];
-            default 0.
-        restart_worth: what is lost if a verdict contradicts what its device has drafted meanwhile [tokens]; default 0.
         behind_tokens: how far it is behind what it is to have at least, plain decoding included, as of its last ride;
             negative where it is ahead [tokens]; default 0.
         short_tokens: how far it is behind `LEAST_OF_PLAIN` of plain decoding, or what was asked for it if that is more,
             as of its last ride; negative where it is ahead [tokens]; default 0.
-        asked_tokens_per_s: goodput that was asked for it and can be had [tokens/s]; default 0.
+        worth: its weight and least goodputs, and what its device's time is worth; default: it counts like any other,
+            and its device's time is worth nothing.
     """
 
     session: int
     pending: int
     acceptance_rate: float
-    weight: float = 1.0
     waited_s: float = 0.0
     must_ride: bool = False
     next_s: float = math.inf
@@ -104,12 +99,9 @@ class Candidate(NamedTuple):
     room: int | None = None
     edge_room: int = 0
     edge_acceptance_rate: float = 0.0
-    least_tokens_per_s: float = 0.0
-    token_worth: float = 0.0
-    restart_worth: float = 0.0
     behind_tokens: float = 0.0
     short_tokens: float = 0.0
-    asked_tokens_per_s: float = 0.0
+    worth: SessionWorth = SessionWorth()
 
 
 class Ride(NamedTuple):
@@ -265,9 +257,9 @@ class _PendingTable:
         *,
         most_owed: float = math.inf,
     ) -> None:
-        columns: Floats = np.array(ready, dtype=np.float64).T
-        pending, alpha, weight, self._waited_s, must, self.next_s, self._more, self._rate = columns[1:9]
-        room, edge_room, edge_alpha, least, token_worth, restart_worth, self._behind, short, asked = columns[9:]
+        columns: Floats = np.array([(*each[1:-1], *each.worth[1:]) for each in ready], dtype=np.float64).T
+        pending, alpha, self._waited_s, must, self.next_s, self._more, self._rate, room = columns[:8]
+        edge_room, edge_alpha, self._behind, short, token_worth, restart_worth, least, weight, asked = columns[8:]
         room = np.where(np.isnan(room), pending, room)
         self.must: Mask = must > 0.0
         self._verifier, self._drafter = verifier, edge_drafter

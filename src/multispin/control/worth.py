@@ -6,6 +6,7 @@ that it really has. Pure functions. Does not know what is decided by the prices 
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from multispin.control.edge import edge_drafts, plain
 from multispin.control.exact.fluid import fluid
@@ -52,31 +53,28 @@ def learned_price(price: Price, tokens: float, seconds: float, pass_s: float = 0
     return Price(kept * price.tokens + tokens, kept * price.seconds + seconds)
 
 
-@dataclass(frozen=True)
-class SessionWorth:
-    """The part of the best rates that a `Candidate` and the device need.
+class SessionWorth(NamedTuple):
+    """What a session's tokens and its device's time are worth, by the best rates. All but the weight are 0 by default.
 
-    Args:
+    Attributes:
         bandwidth_hz: part of the band by the best rates, B_k [Hz].
         token_worth: ν_k T_k, what the time of a drafted token is worth [tokens].
         restart_worth: ν_k × (a pass and a round trip), what a contradiction loses [tokens].
         least_tokens_per_s: what plain decoding would give the session, or its least goodput [tokens/s].
         weight: w_k, what one of its tokens counts; default 1.
-        asked_tokens_per_s: goodput that was asked for it [tokens/s], if the best rates have that; default 0.
+        asked_tokens_per_s: goodput that was asked for it [tokens/s], if the best rates have that; else 0.
     """
 
-    bandwidth_hz: float
-    token_worth: float
-    restart_worth: float
-    least_tokens_per_s: float
+    bandwidth_hz: float = 0.0
+    token_worth: float = 0.0
+    restart_worth: float = 0.0
+    least_tokens_per_s: float = 0.0
     weight: float = 1.0
     asked_tokens_per_s: float = 0.0
 
     def scaled(self, by: float) -> "SessionWorth":
         """The same where all prices are higher by a factor."""
-        worths = by * self.token_worth, by * self.restart_worth
-        floors = self.least_tokens_per_s, self.weight, self.asked_tokens_per_s
-        return SessionWorth(self.bandwidth_hz, *worths, *floors)
+        return self._replace(token_worth=by * self.token_worth, restart_worth=by * self.restart_worth)
 
 
 @dataclass(frozen=True)

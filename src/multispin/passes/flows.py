@@ -157,7 +157,6 @@ class Flow:
             session,
             pending,
             rate,
-            worth.weight,
             waited_s=waited_s,
             must_ride=waited_s >= longest_wait_s,
             next_s=next_s,
@@ -168,12 +167,9 @@ class Flow:
             edge_acceptance_rate=edge_rate
             if self.device.edge_acceptance_rate is None
             else self.device.edge_acceptance_rate,
-            least_tokens_per_s=worth.least_tokens_per_s,
-            token_worth=worth.token_worth,
-            restart_worth=worth.restart_worth,
             behind_tokens=self.behind_tokens,
             short_tokens=self.short_tokens,
-            asked_tokens_per_s=worth.asked_tokens_per_s,
+            worth=worth,
         )
 
     def _due_s(self, pending: int, gap_s: float, first_s: float, now_s: float) -> float:

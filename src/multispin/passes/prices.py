@@ -31,7 +31,7 @@ LOOKS = 8
 """… at most this often within the shortest time between two prices."""
 SAME = 0.02
 """Relative difference below which prices count as equal."""
-NOTHING = SessionWorth(0.0, 0.0, 0.0, 0.0)
+NOTHING = SessionWorth()
 """The prices of a session before its own are known."""
 
 

@@ -269,17 +269,17 @@ class Streams:
             number,
             length,
             self._beliefs.view(number, 1)[0],
-            worth.weight,
             must_ride=True,
             room=max(length, edge_room),
             edge_room=edge_room,
             edge_acceptance_rate=edge_rate,
+            worth=worth,
         )
 
     def _price(self, ready: Sequence[Candidate]) -> float:
         """The price of time [tokens/s]; at least the goodput of plain decoding of these, even before any is known."""
         plain_s = self._beliefs.verifier().verify_s([0] * max(1, len(ready)))
-        return max(self.price_tokens_per_s, sum(each.weight for each in ready) / plain_s)
+        return max(self.price_tokens_per_s, sum(each.worth.weight for each in ready) / plain_s)
 
     def _edge_drafter(self) -> EdgeDrafter | None:
         return self._beliefs.edge_drafter() if self._edge_drafts is not None else None
