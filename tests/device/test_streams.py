@@ -20,7 +20,7 @@ class Sevens(NoDrafter):
         return [7] * length
 
 
-def streamed(window, said, emulation, last):
+def streamed(window, said, emulation, last, drafter=None):
     """When which chunks of a device came, to which an edge says what it says, each at its time [s]."""
 
     async def scenario():
@@ -39,14 +39,15 @@ def streamed(window, said, emulation, last):
             await end.send(encode(window))
             hearing = asyncio.create_task(hear(end))
             for at_s, message in said:
-                await asyncio.sleep(at_s - clock())
-                await end.send(encode(message))
+                if at_s > clock():  # else they come all at once
+                    await asyncio.sleep(at_s - clock())
+                end.send_now(encode(message))
             await asyncio.gather(hearing, return_exceptions=True)
 
         def accept(url, end):
             talks.add(asyncio.create_task(serve(end)))
 
-        client = DeviceClient(URL, HELLO, Sevens(), emulation, link=MemoryLink(accept))
+        client = DeviceClient(URL, HELLO, drafter or Sevens(), emulation, link=MemoryLink(accept))
         text = await client.generate(Request(PROMPT, SamplingParams(), last))
         return came, client.counters, text
 
@@ -73,3 +74,22 @@ def test_what_waits_for_a_slow_link_is_not_sent_once_its_chain_has_ended(contrad
     assert text[1:] == [1] * 20
     assert [start for at_s, epoch, start in came if epoch == 1][:2] == ([3] if contradicted else [3, 4])
     assert [epoch for _, epoch, _ in came[1:3]] == ([2, 2] if contradicted else [1, 1])
+
+
+class Counting(Sevens):
+    """Counts its tokens."""
+
+    made = 0
+
+    def draft(self, committed, length, params):
+        self.made += length
+        return super().draft(committed, length, params)
+
+
+def test_a_token_that_is_given_up_before_the_drafter_has_begun_it_is_not_wasted():
+    said = [(0.6, Commit(3 + n, 1 + n, 0, 0, (5,))) for n in range(6)]  # six at once, each contradicts the chain
+    said.append((1.2, Commit(9, 7, 0, 0, (1,), "length")))
+    drafter = Counting()
+    _, counters, text = streamed(Window(1, 4, 1, 1e5), said, Emulation(TOKEN_S), 7, drafter)
+    assert text == [5] * 6 + [1]
+    assert counters.wasted == drafter.made

@@ -181,6 +181,7 @@ class DeviceClient:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="drafter")
         self._drafting: asyncio.Task[None] | None = None
         self._drafting_for: tuple[Grant | int, int] | None = None  # grant, or epoch of a chain; position
+        self._begun = 0  # tokens of a stream that the drafter has begun and the session has not got
         self._failure: asyncio.Future[None] | None = None  # set when the drafter fails
         self._turn_s = 0.0  # time since which the edge has to send something [s]
 
@@ -441,11 +442,11 @@ class DeviceClient:
             epoch, place = self._drafting_for
             if epoch != session.epoch or place < len(session.committed):
                 self._stop_drafting()
-                session.wasted += 1
+                session.wasted += self._begun
                 self.counters.wasted = session.wasted
                 busy = False
         if not busy and session.room_ahead > 0:
-            self._drafting_for = session.epoch, len(session.ahead)
+            self._drafting_for, self._begun = (session.epoch, len(session.ahead)), 0
             self._drafting = asyncio.create_task(self._draft_ahead())
             self._drafting.add_done_callback(self._note_failure)
 
@@ -454,23 +455,23 @@ class DeviceClient:
         loop, session = asyncio.get_running_loop(), self.session
         while session.room_ahead > 0:
             epoch, text, began_s = session.epoch, session.ahead, loop.time()
-            self._drafting_for = epoch, len(text)
+            self._drafting_for, self._begun = (epoch, len(text)), 0
             # The thread may still be busy with an abandoned token; that time does not count for this one.
-            ids, took_s = await loop.run_in_executor(self._thread, _timed, self._drafter, text, session.params)
+            ids, took_s = await loop.run_in_executor(self._thread, self._draft_one, text, session.params)
+            self._begun = len(ids)
             self.silence.asked(len(ids))
             least_s = len(ids) * self._emulation.seconds_per_token
             await asyncio.sleep(began_s + least_s - loop.time())
             session.drafted(epoch, len(text), ids, max(took_s, least_s))
             self._put_chunks()
 
+    def _draft_one(self, text: list[int], params: SamplingParams) -> tuple[list[int], float]:
+        """One more drafted token, if the drafter has one, and the time that it took [s]. Runs in its thread."""
+        self._begun, began_s = 1, time.perf_counter()
+        ids = self._drafter.draft(text, 1, params)
+        return ids, time.perf_counter() - began_s
+
     def _put_chunks(self) -> None:
         """Queue the stream's next chunks; what does not fit waits until the queue has room."""
         while not self._outbox.full() and (chunk := self.session.chunk()) is not None:
             self._outbox.put_nowait(chunk)
-
-
-def _timed(drafter: Drafter, text: list[int], params: SamplingParams) -> tuple[list[int], float]:
-    """One more drafted token, if the drafter has one, and the time that it took [s]."""
-    began_s = time.perf_counter()
-    ids = drafter.draft(text, 1, params)
-    return ids, time.perf_counter() - began_s
