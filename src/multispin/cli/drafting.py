@@ -34,6 +34,7 @@ async def serve(options: Mapping[str, Any]) -> None:
     host, port = options["serve_at"]
     with flag("--serve"):
         await check_free(host, port)  # before a model is loaded
+    log.info("loading %s", options["draft"])
     source = await asyncio.to_thread(_load_source, options)
     hello, emulation, patience = _hello(options, source.tokenizer), _emulation(options), _patience(options)
     told: set[Why | None] = {None}
@@ -79,6 +80,8 @@ async def write(options: Mapping[str, Any]) -> None:
 async def _texts(options: Mapping[str, Any]) -> None:
     parent = Parent(options["attended"])
     await parent.connect()
+    if not options["attended"]:  # the demo tells it itself
+        log.info("loading %s", options["draft"])
     ready = await asyncio.to_thread(prepared_drafter, options)
     tell = writer(options["as_json"], Teller())
     tell(Ready())

@@ -28,7 +28,7 @@ COMMANDS = {
     "profile": "Measure on this machine what the controller needs.",
     "distill": "Make a small drafter for a target.",
     "convert": "Write a drafter as a GGUF file, for llama.cpp and browsers.",
-    "simulate": "Run a site under a virtual clock, and compare policies.",
+    "simulate": "Run a site under a virtual clock, and compare modes and policies.",
     "reproduce": "Compute the paper's figures, and compare them with the paper.",
 }
 """Name and one-line help of every command; each is the object `command` in `multispin.cli.<name>`."""

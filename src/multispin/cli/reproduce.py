@@ -35,6 +35,7 @@ one self-contained report.html. Each figure states the assumptions made where th
 
 \b
 Figures: {", ".join(FIGURES)}
+
 \b
 Examples:
   multispin reproduce

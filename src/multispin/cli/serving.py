@@ -62,6 +62,8 @@ def serve_until_told(options: Mapping[str, Any], events: Output, dropped: Callab
     require("prometheus_client")  # fails before a model is loaded
     doors = _doors(options)
     asyncio.run(_check_places(options))
+    if not options["attended"]:  # the demo tells it itself
+        log.info("loading %s", options["target"])
     with stops_at_once() as stopped:
         loaded = load(options)
     if stopped():

@@ -220,7 +220,7 @@ def _print(file: str, results: "Sequence[Result]", rounds: int, knows: bool) -> 
             f"rounds, {result.label}" if result.mode == "rounds" and not all_rounds else result.label,
             *(f"{value:.5g}" if isinstance(value, float) else str(value) for _, value in result.point),
             _number(goodput.mean),
-            f"± {half:.2g}" if math.isfinite(half) else "",
+            f"± {float(f'{half:.2g}'):g}" if math.isfinite(half) else "",
             _number(found["jain_index"].mean, 3),
             _seconds(found["time_to_first_token_s_p50"].mean),
             _seconds(found["time_per_token_s_p50"].mean),

@@ -104,7 +104,7 @@ def add(
     )
 
 
-@command.command("list")
+@command.command("list", short_help="List the tokens by id and name, with their limits.")
 @tokens_option
 @json_option
 def show(file: str, as_json: bool) -> None:
