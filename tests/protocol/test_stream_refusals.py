@@ -17,6 +17,7 @@ from multispin.protocol import (
     Tail,
     Verdict,
     Window,
+    decode_downlink,
     decode_uplink,
 )
 from multispin.protocol.device_stages import Waiting
@@ -37,6 +38,8 @@ def test_what_no_honest_device_sends_is_refused_by_code():
         wire.edge.receive_chunk(chunk(1, 3, 5, 6))
     assert refusal.value.code == "gap"
     assert "starts at 3, but the last one ended at 5" in str(refusal.value)
+    with pytest.raises(ProtocolError, match="starts at 4, but the last one ended at 5"):  # one of them sent twice
+        wire.edge.receive_chunk(chunk(1, 4, 6))
     with pytest.raises(InputError, match="bytes"):
         wire.edge.receive_chunk(Chunk(1, 5, 1, b"\xff\xff", 10))
     fresh = EdgeSession(7, "secret", HELLO, V)
@@ -92,6 +95,38 @@ def test_only_what_an_honest_device_may_send_is_awaited():
         edge.receive_chunk(chunk(1, 5, 5, 6))
     assert not edge.awaits(chunk(1, 9, 5, 6))  # a window's worth has come
     assert edge.awaits(chunk(2, 4, 5, 6))
+
+
+def test_a_chain_whose_last_token_the_edge_has_found_itself_goes_on_and_no_other_is_awaited():
+    wire, whole = pair(), truth(PROMPT, 12)
+    wire.edge.receive_chunk(chunk(1, 3, *whole[3:6]))
+    wire.take(2)
+    wire.settle()
+    assert wire.edge.request.committed == whole[:6]
+    assert not wire.edge.awaits(chunk(2, 6, 5))
+    assert wire.edge.awaits(chunk(1, 6, 5))
+    counts = wire.edge.counts
+    assert (counts.received, counts.accepted, counts.rejected, counts.wasted) == (3, 2, 0, 1)
+
+
+def test_what_stands_in_a_chain_behind_a_stop_id_is_rejected_and_not_named_to_the_device():
+    whole = truth(PROMPT, 12)
+    wire = Wire(12, stop_ids=(whole[4],))
+    wire.connect()
+    for _ in range(2):
+        wire.hear_up()
+        while wire.down:
+            wire.hear_down()
+    wire.stream(4, 4)
+    wire.hear_down()
+    wire.edge.receive_chunk(chunk(1, 3, *whole[3:6]))  # an honest device drafts nothing after the stop id
+    wire.take(3)
+    wire.settle()
+    assert wire.edge.request.finish == "stop"
+    told = decode_downlink(wire.down[0][0])
+    assert (told.verified, told.accepted, told.ids, told.finish) == (3, 2, (), "stop")
+    counts = wire.edge.counts
+    assert (counts.received, counts.accepted, counts.rejected, counts.wasted) == (3, 2, 1, 0)
 
 
 def test_a_device_that_begins_one_chain_after_the_other_unasked_makes_noise():

@@ -121,7 +121,7 @@ class Streaming:
     def expects(self, message: Chunk, committed: int) -> bool:
         """Whether an honest device may send this. The window bounds what it sends."""
         if message.epoch > self.epoch:
-            ended = not self.alive or (not self.pending and committed > self.received)
+            ended = not self.alive or committed > self.received  # then nothing of it is pending
             return ended and self.restarts > 0
         if self.alive and message.epoch == self.epoch:
             return True
