@@ -200,9 +200,35 @@ class Unjust(Counting):
         return super().judge(feed, feeds) if feed.evidence is None else Outcome(len(feed.tokens), 1)
 
 
+class Joining(Counting):
+    joins = True
+
+    def judge(self, feed, feeds):
+        return accept_matching(feed.draft, [(token + 1) % V for token in feed.tokens[feed.context :]])
+
+
+class Hasty(Joining):
+    """Takes the end of a prompt for a draft."""
+
+    def judge(self, feed, feeds):
+        return Counting.judge(self, feed, feeds)
+
+
+class Forgetful(Joining):
+    """Keeps nothing of a prompt's end that a draft stands behind."""
+
+    def take(self, feeds):
+        super().take(feeds)
+        for feed in feeds:
+            if feed.context:
+                self._cached[feed.slot] -= feed.context
+
+
 @pytest.mark.parametrize(
     ("engine", "part"),
     [
+        (Hasty, "behind the end of a prompt gave"),
+        (Forgetful, "a prompt's end and a draft are not cached"),
         (Gullible, "a wrong one"),
         (Crowded, "a batch of a draft and a prompt|who else is in the batch"),
         (Leaky, "right tokens gave"),
@@ -215,6 +241,7 @@ class Unjust(Counting):
 )
 def test_an_engine_that_breaks_a_promise_is_found(engine, part):
     check_engine(Counting())
+    check_engine(Joining())
     with pytest.raises(AssertionError, match=part):
         check_engine(engine())
 

@@ -55,8 +55,8 @@ class VerifierMachine(RuleBasedStateMachine):
             if feed.params is None:
                 assert outcome is None
             else:
-                assert outcome == accept_matching(feed.tokens[1:], naive_next(text)[feed.start :])
-                text[feed.start + 1 + outcome.accepted :] = []
+                assert outcome == accept_matching(feed.draft, naive_next(text)[feed.newest :])
+                text[feed.newest + 1 + outcome.accepted :] = []
                 self.verifier.commit(feed.slot, len(text))
 
     @rule()
@@ -83,7 +83,18 @@ class VerifierMachine(RuleBasedStateMachine):
             if guess and len(tokens) > 1:
                 for i in range(1, len(tokens) - data.draw(st.integers(0, len(tokens) - 1))):
                     tokens[i] = naive_next([*text, *tokens[:i]])[-1]
-            feeds.append(Feed(slot, len(text), tokens, data.draw(st.sampled_from([None, SamplingParams()]))))
+            context = data.draw(st.integers(0, len(tokens) - 1))
+            feeds.append(
+                data.draw(
+                    st.sampled_from(
+                        [
+                            Feed(slot, len(text), tokens, None),
+                            Feed(slot, len(text), tokens, SamplingParams()),
+                            Feed(slot, len(text), tokens, SamplingParams(), context=context),
+                        ]
+                    )
+                )
+            )
         self.run(feeds)
 
     @precondition(lambda self: self.texts)

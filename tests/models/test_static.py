@@ -63,9 +63,10 @@ def test_ragged_batches_with_random_rollbacks_and_prompts_equal_todays_path(make
             if rng.random() < 0.8 and length < 150:
                 start = rng.randint(max(0, length - 6), length)
                 count = rng.choice([1, 2, 5, 9, 40])
-                feeds.append(
-                    Feed(slot, start, [rng.randrange(97) for _ in range(count)], GREEDY if rng.random() < 0.7 else None)
-                )
+                tokens = [rng.randrange(97) for _ in range(count)]
+                context = rng.randrange(count) if rng.random() < 0.3 else 0  # behind the end of a prompt
+                asks = GREEDY if context or rng.random() < 0.7 else None
+                feeds.append(Feed(slot, start, tokens, asks, context=context))
                 texts[slot] = start + count
         if not feeds:
             continue
@@ -97,7 +98,9 @@ def test_long_texts_with_recurrent_layers_move_their_checkpoint(make_model):
         slot = verifier.open()
     for _ in range(60):
         start = max(0, length - rng.choice([0, 0, 0, 3, 20]))
-        feeds = [Feed(slot, start, [rng.randrange(97) for _ in range(rng.choice([1, 5, 17, 33]))], GREEDY)]
+        count = rng.choice([1, 5, 17, 33])
+        tokens = [rng.randrange(97) for _ in range(count)]
+        feeds = [Feed(slot, start, tokens, GREEDY, context=rng.choice([0, count // 2, count - 1]))]
         length = start + len(feeds[0].tokens)
         torch.testing.assert_close(ours.forward(feeds)[0], theirs.forward(feeds)[0], atol=1e-3, rtol=1e-3)
     with pytest.raises(ValueError, match="cannot go back to 256"):

@@ -38,13 +38,18 @@ def test_ragged_batches_with_random_rollbacks_equal_separate_full_forwards(make_
                 keep = rng.randint(max(0, len(text) - 6), len(text))  # roll back up to six positions
                 del text[keep:]
                 tokens = [rng.randrange(97) for _ in range(rng.randint(1, 9))]
-                feeds.append(Feed(slot, keep, tokens, GREEDY if rng.random() < 0.8 else None))
+                context = rng.randrange(len(tokens)) if rng.random() < 0.3 else 0  # behind the end of a prompt
+                feeds.append(
+                    Feed(slot, keep, tokens, GREEDY, context=context)
+                    if context or rng.random() < 0.8
+                    else Feed(slot, keep, tokens, None)
+                )
         for feed, logits in zip(feeds, verifier.forward(feeds), strict=True):
             texts[feed.slot] += feed.tokens
             if feed.params is None:
                 assert logits.shape == (0, 97)
             else:
-                expected = full_logits(model, texts[feed.slot])[feed.start :]
+                expected = full_logits(model, texts[feed.slot])[feed.newest :]
                 torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-4)
                 assert torch.equal(logits.argmax(-1), expected.argmax(-1))
 

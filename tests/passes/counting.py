@@ -23,6 +23,8 @@ def chain(rng, newest, length, right):
 class CountingEngine(SlotTable):
     """A target whose next token is the newest plus one, modulo V."""
 
+    joins = True
+
     def __init__(self, slots):
         super().__init__(slots)
         self.max_length, self.vocabulary_size, self.rules, self.lacks = 400, V, ID_RULES, frozenset()
@@ -36,7 +38,7 @@ class CountingEngine(SlotTable):
 
 
 def _found(feed):
-    found = accept_matching(feed.tokens[1:], [follows(token) for token in feed.tokens])
+    found = accept_matching(feed.draft, [follows(token) for token in feed.tokens[feed.context :]])
     return found if feed.params.logprobs is None else found._replace(scores=(Score(0.0),) * (found.accepted + 1))
 
 

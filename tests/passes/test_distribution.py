@@ -59,8 +59,9 @@ LOSS, LATE = 0.15, 0.15
 class TableEngine(SlotTable):
     """Logits by the newest token; the real rules."""
 
-    def __init__(self, slots=DEVICES):
+    def __init__(self, slots=DEVICES, joins=False):
         super().__init__(slots)
+        self.joins = joins
         self.max_length, self.vocabulary_size, self.rules = 64, V, frozenset(Rule)
 
     def verify(self, feeds):
@@ -68,11 +69,9 @@ class TableEngine(SlotTable):
         self.take(feeds)
         findings = []
         for feed in feeds:
-            rows = TARGET[list(feed.tokens)]
+            rows = TARGET[list(feed.tokens[feed.context :])]
             findings.append(
-                None
-                if feed.params is None
-                else judge(feed.tokens[1:], feed.evidence, rows, feed.start + 1, feed.params)
+                None if feed.params is None else judge(feed.draft, feed.evidence, rows, feed.newest + 1, feed.params)
             )
         return findings
 
@@ -115,11 +114,11 @@ class TableDrafter(SlotDrafter):
 class Site(LocalDriver):
     """An edge and devices that lose their connections, at random but for no reason."""
 
-    def __init__(self, rule, forgetful=False, mode="rounds"):
+    def __init__(self, rule, forgetful=False, mode="rounds", joins=False):
         edge = TableDrafter() if mode in ("edge", "mixture", "auto") else None
         settings = ControllerSettings("fixed", 1e6, 3, 2, mode=mode, edge_drafts=edge is not None)
         limits = Limits(10**4, 10**4, prefill_tokens_per_round=10**6, prefill_share=10**6)
-        super().__init__(Passes(TableEngine(), Controller(settings), "abc", limits, edge_drafter=edge))
+        super().__init__(Passes(TableEngine(joins=joins), Controller(settings), "abc", limits, edge_drafter=edge))
         self.rule, self.forgetful = rule, forgetful
         self.rng = random.Random(5)
         self.texts, self.begun = {}, 0  # by the order in which they were begun
@@ -274,6 +273,14 @@ def test_the_text_follows_the_targets_distribution_whatever_is_lost_or_late(rule
 @pytest.mark.parametrize("rule", REJECTION)
 def test_the_text_follows_the_targets_distribution_whoever_drafts(rule, mode):
     site = Site(rule, mode=mode)
+    assert follows_the_distribution(site.write(FEWER_TEXTS))
+    assert sum(count for report in site.reports for count in report.drafted) > 300
+
+
+@pytest.mark.parametrize("mode", ["rounds", "auto"])
+@pytest.mark.parametrize("rule", REJECTION)
+def test_the_text_follows_the_targets_distribution_where_the_end_of_its_prompt_brings_a_token(rule, mode):
+    site = Site(rule, mode=mode, joins=True)
     assert follows_the_distribution(site.write(FEWER_TEXTS))
     assert sum(count for report in site.reports for count in report.drafted) > 300
 

@@ -390,6 +390,8 @@ def test_prompts_are_read_in_chunks_beside_streams():
 class RandomTarget(SlotTable):
     """A target with random distributions, which can apply every rule."""
 
+    joins = True
+
     def __init__(self, slots):
         super().__init__(slots)
         self.max_length, self.vocabulary_size, self.rules, self.lacks = 400, V, frozenset(Rule), frozenset()
@@ -398,12 +400,11 @@ class RandomTarget(SlotTable):
     def verify(self, feeds):
         self.check(feeds, self.max_length, V)
         self.take(feeds)
-        return [
-            None
-            if feed.params is None
-            else judge(feed.tokens[1:], feed.evidence, self.logits[list(feed.tokens)], feed.start + 1, feed.params)
-            for feed in feeds
-        ]
+        return [None if feed.params is None else self.judge(feed) for feed in feeds]
+
+    def judge(self, feed):
+        logits = self.logits[list(feed.tokens[feed.context :])]
+        return judge(feed.draft, feed.evidence, logits, feed.newest + 1, feed.params)
 
 
 @pytest.mark.parametrize("by", [Rule.REJECTION, Rule.REJECTION_UP, Rule.REJECTION_DOWN])

@@ -41,6 +41,7 @@ def test_a_text_is_taken_back_and_goes_on_from_anything_that_it_holds():
         [Feed(0, 2, [10], GREEDY)],  # no such token
         [Feed(0, 2, [-1], GREEDY)],
         [Feed(1, 0, [1], GREEDY)],  # not open
+        [Feed(0, 0, [1, 2], GREEDY, context=1)],  # this engine does not join
         [Feed(0, 2, [1], GREEDY), Feed(0, 2, [1], GREEDY)],
     ],
 )

@@ -1,9 +1,9 @@
 """What prompts and ends of texts leave of a decision's goodput, which is that of endless texts.
 
-A text of n tokens begins when its prompt has been read. That takes its session a period without a token (E[N] tokens
-are lost) and the pass the time of the prompt's tokens. Its last draft is cut short: by renewal theory n tokens need
-(n + O) / E[N] periods, with O = (E[N²] / E[N] − 1) / 2 the tokens that go to waste beyond its end. So the session gets
-n / (n + O + E[N]) of its rate. Pure functions.
+A text of n tokens begins with the pass that reads the last of its prompt, and gets one token in it. So its session
+loses E[N] − 1 tokens, and the pass takes longer by the time of the prompt's tokens. Its last draft is cut short: by
+renewal theory n tokens need (n + O) / E[N] periods, with O = (E[N²] / E[N] − 1) / 2 the tokens that go to waste beyond
+its end. So the session gets n / (n + O + E[N] − 1) of its rate. Pure functions.
 """
 
 from dataclasses import dataclass
@@ -47,7 +47,7 @@ def rates_of(made: Decision, scenario: Scenario, texts: Texts | None = None) -> 
         alive = _alive(device, choice, scenario)
         each = float(alive.sum())
         squared = float(((2.0 * np.arange(len(alive)) + 1.0) * alive).sum())
-        rates.append(choice.tokens_per_s * length / (length + 0.5 * (squared / each - 1.0) + each))
+        rates.append(choice.tokens_per_s * length / (length + 0.5 * (squared / each - 1.0) + each - 1.0))
     prompt_s = sum(rates) / length * scenario.verifier.per_token_s * _mean(texts.prompt_tokens)  # of every second
     return [rate / (1.0 + prompt_s) for rate in rates]
 

@@ -73,6 +73,11 @@ class PacedEngine:
         """Most tokens of one session in one pass."""
         return self._engine.longest_chunk
 
+    @property
+    def joins(self) -> bool:
+        """Whether a draft may stand behind the end of its prompt in one feed."""
+        return self._engine.joins
+
     def open(self) -> int:
         """Take a slot."""
         return self._engine.open()

@@ -38,6 +38,8 @@ class CachedModel(SlotTable):
 
     """
 
+    joins = True
+
     def __init__(
         self,
         model: PreTrainedModel | PackedModel,
@@ -111,17 +113,18 @@ class CachedModel(SlotTable):
         """Run all feeds in one forward pass.
 
         Returns:
-            Per feed its logits, [len(tokens), V]: row i is for the position after tokens[i]; [0, V] for a
-            chunk of a prompt. The slot then has start + len(tokens) positions cached.
+            Per feed its logits, [len(tokens) − context, V]: row i is for the position after the i-th of these tokens;
+            [0, V] for a chunk of a prompt. The slot then has start + len(tokens) positions cached.
 
         """
-        sizes = [len(f.tokens) if f.params is not None else 0 for f in feeds]
         if not feeds:
             return []
         found = self._pass(feeds)
         if isinstance(found, PassResult):
-            found = found.logits[: sum(sizes)].clone()  # the next pass overwrites it
-        return list(torch.split(found, sizes))
+            fed = [len(feed.tokens) if feed.params is not None else 0 for feed in feeds]
+            parts = torch.split(found.logits[: sum(fed)].clone(), fed)  # the next pass overwrites it
+            return [rows[feed.context :] for rows, feed in zip(parts, feeds, strict=True)]
+        return list(torch.split(found, [wanted(feed) for feed in feeds]))
 
     @torch.inference_mode()
     def forward_states(self, feeds: Sequence[Feed]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -145,8 +148,8 @@ class CachedModel(SlotTable):
     def _pass(self, feeds: Sequence[Feed]) -> torch.Tensor | PassResult:
         """Run at least one feed; what a pass of static shape found, those that ask for logits first, or else logits."""
         self._check(feeds)
-        runs = [(feed.slot, feed.start, feed.tokens, feed.params is not None) for feed in feeds]
-        found = None if self._static is None else self._static.forward(sorted(runs, key=lambda run: not run[3]))
+        runs = [(feed.slot, feed.start, feed.tokens, wanted(feed)) for feed in feeds]
+        found = None if self._static is None else self._static.forward(sorted(runs, key=lambda run: run[3] == 0))
         if found is None:
             logits = self.packed.forward(self._cache, runs)
         self.take(feeds)
@@ -157,8 +160,11 @@ class CachedModel(SlotTable):
         if self._cache.recurrent is None:
             return
         for feed in feeds:
-            if feed.params is not None and len(feed.tokens) > HISTORY:
-                raise ValueError(
-                    f"a draft of {len(feed.tokens) - 1} is longer than {HISTORY - 1}, what this model can undo"
-                )
+            if wanted(feed) > HISTORY:
+                raise ValueError(f"a draft of {len(feed.draft)} is longer than {HISTORY - 1}, what this model can undo")
             self._cache.recurrent.check(feed.slot, feed.start)
+
+
+def wanted(feed: Feed) -> int:
+    """Number of the feed's last tokens whose logits are wanted: the newest and the draft; 0 for a chunk of a prompt."""
+    return 0 if feed.params is None else len(feed.tokens) - feed.context

@@ -20,8 +20,8 @@ from multispin.models.recurrent import make_packable
 from multispin.models.self_test import TOLERANCE, own_logits, relative_error, test_texts
 from multispin.models.slots import SlotCache
 
-PackedRun = tuple[int, int, Sequence[int], bool]
-"""Tokens of one slot in a packed row: (slot, position of the first, ids, whether their logits are wanted)."""
+PackedRun = tuple[int, int, Sequence[int], int]
+"""Tokens of one slot in a packed row: (slot, position of the first, ids, of how many of the last logits are wanted)."""
 
 
 class PackedModel:
@@ -94,7 +94,7 @@ class PackedModel:
             runs: what is read into each slot: at least one run, at most one per slot; no position is skipped.
 
         Returns:
-            [rows, width] logits of the runs that want them, one below the other.
+            [rows, width] logits that are wanted, one below the other.
 
         """
         tokens = torch.tensor([[token for _, _, ids, _ in runs for token in ids]], device=self.device)
@@ -111,9 +111,8 @@ class PackedModel:
         }
         wanted = [
             column
-            for run, (_, _, _, wants) in zip(packed.runs, runs, strict=True)
-            if wants
-            for column in range(run.column, run.column + run.count)
+            for run, (_, _, _, last) in zip(packed.runs, runs, strict=True)
+            for column in range(run.column + run.count - last, run.column + run.count)
         ]
         if wanted:
             # 0 keeps all rows, without a copy of them.
@@ -132,8 +131,11 @@ class PackedModel:
         cache = SlotCache(self.config, len(texts), max(map(len, texts)), self.dtype, self.device)
         halves = [(len(text) + 1) // 2 for text in texts]
         begun = [[*text[:half], *reversed(text[half:])] for text, half in zip(texts, halves, strict=True)]
-        self.forward(cache, [(slot, 0, ids, False) for slot, ids in enumerate(begun)])
-        rest = [(slot, half, text[half:], True) for slot, (text, half) in enumerate(zip(texts, halves, strict=True))]
+        self.forward(cache, [(slot, 0, ids, 0) for slot, ids in enumerate(begun)])
+        rest = [
+            (slot, half, text[half:], len(text) - half)
+            for slot, (text, half) in enumerate(zip(texts, halves, strict=True))
+        ]
         found = self.forward(cache, [run for run in rest if run[2]])
         right = torch.cat([rows[half:] for rows, half in zip(expected, halves, strict=True)])
         error, allowed = relative_error(found, right), TOLERANCE[self.dtype]

@@ -120,13 +120,13 @@ class RecurrentSlots:
             self.checkpoint[run.slot] = checkpoint_after(self.checkpoint[run.slot], run.end)
             self.newest[run.slot] = run.end
 
-    def window(self, slot: int, start: int, count: int, final: bool) -> WindowRun:
-        """A slot's inputs to a scan of static shape, after `prepare`; `final` if none of it can be rejected."""
+    def window(self, slot: int, start: int, count: int, open_count: int) -> WindowRun:
+        """A slot's inputs to a scan of static shape, after `prepare`; the last `open_count` may be rejected."""
         newest = self.newest[slot]
         base = min(start, start if newest is None else newest)
         replayed = start - base
         past = 0 if start == 0 else base - self.checkpoint[slot]
-        return WindowRun(slot, past, replayed, replayed + count, replayed + (count if final else 0))
+        return WindowRun(slot, past, replayed, replayed + count, replayed + count - open_count)
 
     def prepare(self, modules: Mapping[int, Any], runs: Sequence[Run]) -> None:
         """Make room for a pass of static shape, and go back where a slot begins before its newest state.

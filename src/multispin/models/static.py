@@ -166,9 +166,9 @@ class StaticPasses:
         whole: PassResult | None = None
         for pieces in passes:
             part = [
-                (slot, start + piece.first, ids[piece.first : piece.first + piece.size], wants)
+                (slot, start + piece.first, ids[piece.first : piece.first + piece.size], last)
                 for piece in pieces
-                for slot, start, ids, wants in (runs[piece.run],)
+                for slot, start, ids, last in (runs[piece.run],)
             ]
             found = self._forward(part, shape)
             if len(passes) == 1:
@@ -209,7 +209,7 @@ class StaticPasses:
         recurrent = self._cache.recurrent
         if recurrent is None:
             return []
-        return [recurrent.window(slot, start, len(ids), not wants) for slot, start, ids, wants in runs]
+        return [recurrent.window(slot, start, len(ids), last) for slot, start, ids, last in runs]
 
     def _made(self, shape: Shape) -> _Pass:
         """A pass of this shape, captured if that is possible."""

@@ -7,7 +7,7 @@ import torch
 
 from multispin.errors import InputError
 from multispin.models.batch_drawing import BatchDrawing, drawn_on_cpu, read_back
-from multispin.models.cached import CachedModel
+from multispin.models.cached import CachedModel, wanted
 from multispin.models.loading import load_model
 from multispin.models.packable import PackedModel
 from multispin.models.references import USUAL_MAX_LENGTH
@@ -51,7 +51,7 @@ class Verifier(CachedModel):
         findings: list[Finding | Failure | None] = []
         row = 0
         for index, feed in enumerate(feeds):
-            last = row + (len(feed.tokens) if feed.params is not None else 0)
+            last = row + wanted(feed)
             if index in failed:
                 findings.append(self._forget(feed))
             elif feed.params is None:
@@ -68,7 +68,8 @@ class Verifier(CachedModel):
         for feed in (feeds[index] for index in order):
             if feed.params is not None:
                 plain = feed.params if _drawn_at_once(feed) else _GREEDY
-                asked.extend((plain, feed.start + 1 + row) for row in range(len(feed.tokens)))
+                asked += [(_GREEDY, 0)] * feed.context
+                asked.extend((plain, feed.newest + 1 + row) for row in range(wanted(feed)))
         parts = [found.best, torch.zeros_like(found.best)]
         if any(not params.greedy or params.logit_bias or params.withheld for params, _ in asked):
             asked += [(_GREEDY, 0)] * (len(found.logits) - len(asked))  # chunks of prompts, and padding
@@ -87,11 +88,11 @@ class Verifier(CachedModel):
             elif _drawn_at_once(feed):
                 emitted = [
                     drawn_on_cpu(found.logits[at], asked[at]) if doubtful[at] else tokens[at]
-                    for at in range(rows.start, rows.stop)
+                    for at in range(rows.start + feed.context, rows.stop)
                 ]
-                findings[index] = accept_matching(feed.tokens[1:], emitted)
+                findings[index] = accept_matching(feed.draft, emitted)
             else:
-                others[index] = found.logits[rows]
+                others[index] = found.logits[rows.start + feed.context : rows.stop]
         judged = _judged([(feeds[index], logits) for index, logits in others.items()])
         for index, finding in zip(others, judged, strict=True):
             findings[index] = finding
@@ -100,15 +101,16 @@ class Verifier(CachedModel):
     def _failed(self, feeds: Sequence[Feed], flat: torch.Tensor) -> set[int]:
         """Indices of the feeds of which something is not a finite number."""
         failed: set[int] = set()
-        # A chunk of a prompt has no logits, so the last layer's cache is checked.
+        # The tokens of a prompt have no logits, so the last layer's cache is checked.
         for index, feed in enumerate(feeds):
-            if feed.params is None and not self._cache.is_finite(feed.slot, feed.start, feed.start + len(feed.tokens)):
+            end = feed.start + len(feed.tokens) - wanted(feed)
+            if end > feed.start and not self._cache.is_finite(feed.slot, feed.start, end):
                 failed.add(index)
         finite = flat.amax(-1).isfinite()  # any NaN makes the largest of its row NaN
         if bool(finite.all()):
             return failed
         asking = [index for index, feed in enumerate(feeds) if feed.params is not None]
-        sizes = [len(feeds[index].tokens) for index in asking]
+        sizes = [wanted(feeds[index]) for index in asking]
         return failed | {
             index for index, rows in zip(asking, torch.split(finite, sizes), strict=True) if not rows.all()
         }
@@ -162,9 +164,7 @@ def _judged(asked: Sequence[tuple[Feed, torch.Tensor]]) -> list[Finding | Failur
     drafts = []
     for feed, logits in asked:
         assert feed.params is not None
-        drafts.append(
-            Judged(feed.tokens[1:], feed.evidence, logits, feed.start + 1, feed.params, feed.text, feed.masks)
-        )
+        drafts.append(Judged(feed.draft, feed.evidence, logits, feed.newest + 1, feed.params, feed.text, feed.masks))
     return [
         Failure(str(finding), of_request=True) if isinstance(finding, InputError) else finding
         for finding in judge_together(drafts)

@@ -1,6 +1,6 @@
 """The contents of a pass: drafts, and as many prompt tokens as may ride along."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from multispin.errors import InputError
 from multispin.passes.limits import LEAST_PREFILL_TOKENS, UNSEEN_PREFILL_TOKENS
@@ -13,7 +13,12 @@ from multispin.speculation import Evidence, Failure, Feed, masks_along
 
 
 def collect(
-    state: EdgeState, number: int, drafts: Sequence[Job], planned_s: float = 0.0, awaits: bool = False
+    state: EdgeState,
+    number: int,
+    drafts: Sequence[Job],
+    begin: Callable[[Seat], Job | None],
+    planned_s: float = 0.0,
+    awaits: bool = False,
 ) -> Batch:
     """Put drafts into a batch, and as many prompt tokens as may ride along.
 
@@ -21,6 +26,8 @@ def collect(
         state: sessions and messages that the parts of the loop share.
         number: number of the round or pass.
         drafts: the sessions' drafts, see `pending_job` and `job_of`.
+        begin: gives the first draft of a session, which follows the end of its prompt, or an empty one for one token;
+            None if the session cannot begin yet. Asked only where the engine takes both in one feed (`Engine.joins`).
         planned_s: planned time of a round [s]: prompts may lengthen the round by the share `prefill_share` of it;
             default 0: the share is of the pass's own time.
         awaits: whether drafts are awaited that the next pass is for, so that a pass of prompts alone must not be long
@@ -36,10 +43,20 @@ def collect(
         if budget and seat.slot is not None and seat.session.request is not None:
             start, count = state.engine.cached(seat.slot), min(left, budget)
             chunk = tuple(seat.session.request.committed[start : start + count])
-            jobs.append(Job(seat.session.number, Feed(seat.slot, start, chunk, None)))
+            first = begin(seat) if count == left and state.engine.joins else None
+            jobs.append(
+                Job(seat.session.number, Feed(seat.slot, start, chunk, None))
+                if first is None
+                else first._replace(feed=_joined(chunk, first.feed))
+            )
             budget -= count
     state.seats.begin_batch(job.feed.slot for job in jobs)
     return Batch(number, tuple(jobs))
+
+
+def _joined(chunk: tuple[int, ...], feed: Feed) -> Feed:
+    """A session's draft behind the end of its prompt, as one feed."""
+    return feed._replace(start=feed.start - len(chunk), tokens=(*chunk, *feed.tokens), context=len(chunk))
 
 
 def prompt_due(state: EdgeState, seat: Seat) -> int:
@@ -66,7 +83,7 @@ def masked_feed(job: Job) -> Feed | Failure:
     if job.matcher is None or job.feed.params is None:
         return job.feed
     try:
-        return job.feed._replace(masks=masks_along(job.matcher, job.feed.tokens[1:]))
+        return job.feed._replace(masks=masks_along(job.matcher, job.feed.draft))
     except InputError as error:
         return Failure(str(error), of_request=True)
 

@@ -65,6 +65,16 @@ class Grants:
         late_s = now_s + limits.deadline_factor * expected_s + limits.deadline_slack_s
         heapq.heappush(self._due, (late_s, session.number, grant.round))
 
+    def begin(self, seat: Seat, now_s: float) -> bool:
+        """Let a session have one token without a draft in the pass that reads the last of its prompt, if it can."""
+        session = seat.session
+        if not is_idle(seat) or session.offer is not None:
+            return False
+        self._number += 1
+        seat.drafter, seat.asked_at_s = NOBODY, now_s
+        session.give(self._number, 0, 0.0)
+        return True
+
     def let_go_of_the_late(self, now_s: float) -> None:
         """Take back grants whose drafts have not come in time. Their sessions go on without them."""
         while self._due and self._due[0][0] <= now_s:

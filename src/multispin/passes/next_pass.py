@@ -3,7 +3,7 @@
 This file knows nothing of decisions and prices.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from multispin.control.streams import Ride
@@ -47,11 +47,7 @@ class NextPass:
 
     def board(self, rides: Sequence[Ride]) -> None:
         """Set which sessions are in this pass."""
-        self._rides = []
-        for ride in rides:
-            seat = self._state.seats[ride.session]
-            stage = seat.session.stage
-            self._rides.append(_PlannedRide(seat, ride, stage.epoch if isinstance(stage, Streaming) else 0))
+        self._rides = [_planned(self._state.seats[ride.session], ride) for ride in rides]
 
     def to_draft(self) -> DraftHere | None:
         """The task of the edge's own drafter for this pass; None if there is nothing to draft."""
@@ -70,7 +66,9 @@ class NextPass:
             texts.append((seat, text, ride.edge_tokens))
         return self._edge_drafts.step(texts)
 
-    def batch(self, number: int, added: Mapping[int, Sequence[int]]) -> Batch | None:
+    def batch(
+        self, number: int, added: Mapping[int, Sequence[int]], begin: Callable[[Seat], Ride | None]
+    ) -> Batch | None:
         """The batch of all riders and prompts; None if it would be empty. The riders of the pass after it are cleared.
 
         A session that has gone while the edge's drafter worked is left out, and so are drafts after a chain that has
@@ -79,13 +77,18 @@ class NextPass:
         Args:
             number: number of the pass.
             added: ids that the edge's drafter has drafted, by session.
+            begin: the first ride of a session, in the pass that reads the last of its prompt; None if it cannot ride
+                yet.
 
         """
         jobs = [job for each in self._rides if (job := self._job(each, added)) is not None]
         self._rides = []
         if not jobs and not any(prompt_due(self._state, seat) for seat in self._state.seats):
             return None
-        return collect(self._state, number, jobs)
+        return collect(self._state, number, jobs, lambda seat: self._first_job(seat, begin(seat)))
+
+    def _first_job(self, seat: Seat, ride: Ride | None) -> Job | None:
+        return None if ride is None else self._job(_planned(seat, ride), {})
 
     def _job(self, each: _PlannedRide, added: Mapping[int, Sequence[int]]) -> Job | None:
         seat, ride, epoch = each
@@ -102,3 +105,8 @@ class NextPass:
         ids = stage.take(own, more[: session.room - own])
         own = min(own, len(ids))
         return job_of(seat, ids, None, own, EDGE if len(ids) > own == 0 else DEVICE)
+
+
+def _planned(seat: Seat, ride: Ride) -> _PlannedRide:
+    stage = seat.session.stage
+    return _PlannedRide(seat, ride, stage.epoch if isinstance(stage, Streaming) else 0)

@@ -6,12 +6,14 @@ This file knows plans, grants and times, and nothing of batches.
 import heapq
 from dataclasses import dataclass, field
 
+from multispin.passes.batches import pending_job
 from multispin.passes.edge_drafts import EdgeDrafts
 from multispin.passes.plans import DEVICE, NOBODY, Member, RoundPlan, SessionPlan
 from multispin.passes.round_deadlines import RoundDeadlines
 from multispin.passes.seats import Seat, TrialDraft
 from multispin.passes.state import EdgeState
-from multispin.protocol import Grant, Granted, Pending
+from multispin.passes.steps import Job
+from multispin.protocol import Grant, Granted, Idle, Pending
 
 
 @dataclass
@@ -152,6 +154,15 @@ class RoundGrants:
         number = seat.session.number
         planned = self.round.riders.get(number, SessionPlan(number, 0, 0.0, NOBODY))
         return planned._replace(draft_length=min(planned.draft_length, seat.session.room), probe=None)
+
+    def begin(self, seat: Seat) -> Job | None:
+        """A newcomer's one token without a draft, in the pass that reads the last of its prompt; None if it cannot."""
+        session = seat.session
+        if not isinstance(session.stage, Idle) or session.offer is not None or seat.trial is not None:
+            return None
+        seat.drafter, seat.to_draft = NOBODY, 0
+        session.give(self.round.number, 0, 0.0)
+        return pending_job(seat)
 
     def let_go_of_the_late(self, now_s: float) -> None:
         """Take back grants whose drafts have not come in time. Their sessions go on without, and are only probed."""

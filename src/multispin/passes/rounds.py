@@ -286,7 +286,8 @@ class Rounds:
         if pending is None:
             pending = [seat for seat in self._seats if isinstance(seat.session.stage, Pending)]
         under_way, jobs = self._grants.round, [pending_job(seat) for seat in pending]
-        return collect(self._state, under_way.number, jobs, 0.0 if awaits else under_way.planned_s, awaits)
+        planned_s = 0.0 if awaits else under_way.planned_s
+        return collect(self._state, under_way.number, jobs, self._grants.begin, planned_s, awaits)
 
     def _deliver(self, settling: _Settling, now_s: float) -> Send:
         """Settle the rest of a batch, plan the next round, and send everybody's verdict and grant.

@@ -127,7 +127,7 @@ class EdgeState:
         """
         if seat.slot != job.feed.slot:
             return None
-        self.engine.commit(job.feed.slot, job.feed.start + 1 + finding.accepted)
+        self.engine.commit(job.feed.slot, job.feed.newest + 1 + finding.accepted)
         if job.drafter == EDGE:
             self.controller.beliefs.observe_edge_outcome(job.session, job.drafted, finding.accepted)
         else:
@@ -156,6 +156,6 @@ class EdgeState:
             accepted,
             delivered,
             verify_s,
-            sum(len(job.feed.tokens) for job in batch.jobs if job.feed.params is None),
+            sum(len(job.feed.tokens) if job.feed.params is None else job.feed.context for job in batch.jobs),
             plan,
         )

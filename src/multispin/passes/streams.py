@@ -8,9 +8,10 @@ at once. `windows` decides how far devices may draft ahead. Texts under a reject
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 from multispin.control import EdgeDrafter
-from multispin.control.streams import Candidate, Decide, Go, Wait, choose
+from multispin.control.streams import Candidate, Decide, Go, Ride, Wait, choose
 from multispin.passes.edge_drafts import EdgeDrafts
 from multispin.passes.edge_trials import EdgeTrials
 from multispin.passes.grants import Grants
@@ -110,7 +111,7 @@ class Streams:
             return Sleep()
         if self._added is not None:
             added, self._added = self._added, None
-            if (step := self._verify(added)) is not None:
+            if (step := self._verify(added, now_s)) is not None:
                 return step
         return self._go_or_wait(now_s)
 
@@ -123,7 +124,7 @@ class Streams:
             return drafting
         wait_s = decision.for_s if isinstance(decision, Wait) else math.inf
         # A pass of prompts alone would delay sessions that become worth a pass before its end.
-        if (isinstance(decision, Go) or wait_s >= self._pass_s) and (step := self._verify({})) is not None:
+        if (isinstance(decision, Go) or wait_s >= self._pass_s) and (step := self._verify({}, now_s)) is not None:
             return step
         if isinstance(decision, Wait):
             self._looks_s = now_s + LOOK_S * len(ready)
@@ -226,38 +227,41 @@ class Streams:
 
     def _ready(self, now_s: float) -> list[Candidate]:
         """All candidates for a pass that begins now."""
-        found, longest_s = [], self._state.limits.longest_wait_s
-        drafter = self._edge_drafter()
+        found, drafter = list[Candidate](), self._edge_drafter()
         edge_rate = drafter.acceptance_rate if drafter is not None else 0.0
         chunks: dict[int, int] = {}
         for seat in self._seats:
             if not (seat.connected and seat.running):
                 continue
-            session, stage, request = seat.session, seat.session.stage, seat.session.request
+            session, stage = seat.session, seat.session.stage
             if isinstance(stage, Streaming):
-                number = session.number
-                flow = self._windows.flow(number)
-                if flow is None:
-                    continue
                 if self._seats.unread(seat):  # its prompt is not read yet
-                    flow.since_s = now_s
-                    continue
-                room = min(session.room, self._settings.max_draft_length)
-                edge_room = self._edge_drafts.room(room) if self._edge_drafts is not None else 0
-                worth = self._prices.of(number)
-                each = flow.ready(number, stage, self._beliefs, worth, now_s, longest_s, room, edge_room, edge_rate)
-                if (least := self._windows.least_rate(number)) > each.acceptance_rate:
-                    each = each._replace(pending=min(each.pending, PROBE_LENGTH), acceptance_rate=least)
-                if request is not None and len(stage.pending) >= request.remaining - 1:
-                    each = each._replace(must_ride=True)  # it cannot get more tokens, and its ride costs the same later
-                found.append(each)
-                chunks[number] = stage.window.chunk if session.hello.drafts else 0
+                    if (flow := self._windows.flow(session.number)) is not None:
+                        flow.since_s = now_s
+                elif (each := self._candidate(seat, stage, edge_rate, now_s)) is not None:
+                    found.append(each)
+                    chunks[session.number] = stage.window.chunk if session.hello.drafts else 0
             elif not self._seats.unread(seat):  # it drafts in grants
                 chunks[session.number] = 0
                 if isinstance(stage, Pending):
                     found.append(self._ready_of_grant(seat, stage, edge_rate))
         self._prices.look(chunks, self._edge_drafts is not None and self._edge_drafts.timed, now_s)
         return found
+
+    def _candidate(self, seat: Seat, stage: Streaming, edge_rate: float, now_s: float) -> Candidate | None:
+        """A stream as a candidate; None while it has no window."""
+        session, number, request = seat.session, seat.session.number, seat.session.request
+        if (flow := self._windows.flow(number)) is None:
+            return None
+        room, longest_s = min(session.room, self._settings.max_draft_length), self._state.limits.longest_wait_s
+        edge_room = self._edge_drafts.room(room) if self._edge_drafts is not None else 0
+        worth = self._prices.of(number)
+        each = flow.ready(number, stage, self._beliefs, worth, now_s, longest_s, room, edge_room, edge_rate)
+        if (least := self._windows.least_rate(number)) > each.acceptance_rate:
+            each = each._replace(pending=min(each.pending, PROBE_LENGTH), acceptance_rate=least)
+        if request is not None and len(stage.pending) >= request.remaining - 1:
+            each = each._replace(must_ride=True)  # it cannot get more tokens, and its ride costs the same later
+        return each
 
     def _ready_of_grant(self, seat: Seat, stage: Pending, edge_rate: float) -> Candidate:
         """A session that drafts in grants as a candidate, with its whole draft: its device waits for the verdict."""
@@ -284,13 +288,27 @@ class Streams:
     def _edge_drafter(self) -> EdgeDrafter | None:
         return self._beliefs.edge_drafter() if self._edge_drafts is not None else None
 
-    def _verify(self, added: dict[int, Sequence[int]]) -> Verify | None:
+    def _verify(self, added: dict[int, Sequence[int]], now_s: float) -> Verify | None:
         """Begin the next pass, with the edge's drafts for it; None if it would be empty."""
-        batch = self._next.batch(self._number + 1, added)
+        batch = self._next.batch(self._number + 1, added, partial(self._first_ride, now_s=now_s))
         if batch is None:
             return None
         self._busy, self._number = True, batch.round
         return Verify(batch)
+
+    def _first_ride(self, seat: Seat, now_s: float) -> Ride | None:
+        """A session's first ride, in the pass that reads the last of its prompt; None if it cannot ride yet.
+
+        It costs nothing but its tokens, since the session is in the pass already.
+        """
+        stage = seat.session.stage
+        if not isinstance(stage, Streaming):
+            return Ride(seat.session.number, 0) if self._grants.begin(seat, now_s) else None
+        if (each := self._candidate(seat, stage, 0.0, now_s)) is None:
+            return None
+        alone, price = [each._replace(must_ride=True)], self.price_tokens_per_s
+        decision = choose(alone, self._beliefs.verifier(), price)
+        return decision.rides[0] if isinstance(decision, Go) else None
 
     def _sleep(self, for_s: float, now_s: float) -> Sleep:
         """Wait for this time, or until a granted draft is late."""
@@ -308,7 +326,7 @@ class Streams:
         riding, was_alive, stood = stage.riding, stage.alive, len(stage.pending) >= stage.window.length
         if riding is None or request is None:
             return
-        self._state.engine.commit(job.feed.slot, job.feed.start + 1 + outcome.accepted)
+        self._state.engine.commit(job.feed.slot, job.feed.newest + 1 + outcome.accepted)
         commit, trials = session.settle_stream(outcome)
         self._state.tell(number, commit)
         delivered = commit.accepted + len(commit.ids)

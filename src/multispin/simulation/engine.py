@@ -32,6 +32,8 @@ class SimulatedEngine(SlotTable):
 
     """
 
+    joins = True
+
     def __init__(self, slots: int) -> None:
         super().__init__(slots)
         self.max_length = _MAX_LENGTH
@@ -43,7 +45,7 @@ class SimulatedEngine(SlotTable):
         outcomes: list[Finding | Failure | None] = []
         self.take(feeds)
         for feed in feeds:
-            drafted = feed.tokens[1:]
+            drafted = feed.draft
             accepted = drafted.index(WRONG) if WRONG in drafted else len(drafted)
             outcomes.append(None if feed.params is None else Outcome(accepted, RIGHT))
         return outcomes

@@ -181,7 +181,24 @@ def _check_texts(engine: Engine, prompts: Sequence[Sequence[int]], params: Sampl
             _must(found == Outcome(0, own[right + 1]), "a rejected draft changes the text after it")
             engine.commit(slot, len(prompt) - 1)
         engine.close(slot)
+        if engine.joins:
+            _check_joined(engine, prompt, own, params)
     _check_batch(engine, prompts, texts, params)
+
+
+def _check_joined(engine: Engine, prompt: Sequence[int], own: Sequence[int], params: SamplingParams) -> None:
+    """Drafts behind the end of a prompt, or behind all of it, in one feed."""
+    for cut in (0, 2, len(prompt) - 2):
+        slot = _read(engine, prompt[: cut + 1])
+        draft = [*own[:2], (own[2] + 1) % engine.vocabulary_size]
+        feed = Feed(slot, cut, [*prompt[cut:], *draft], params, context=len(prompt) - 1 - cut)
+        (found,) = engine.verify([feed])
+        _must(found == Outcome(2, own[2]), f"2 right tokens and a wrong one behind the end of a prompt gave {found}")
+        _must(engine.cached(slot) == len(prompt) + 3, "the positions of a prompt's end and a draft are not cached")
+        engine.commit(slot, feed.newest + 3)
+        found = _verify(engine, slot, [*prompt, *own[:3]], own[3:5], params)
+        _must(found == Outcome(2, own[5]), "a draft behind the end of a prompt changes the text after it")
+        engine.close(slot)
 
 
 def _check_batch(

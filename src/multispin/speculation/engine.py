@@ -22,13 +22,15 @@ class Feed(NamedTuple):
     Attributes:
         slot: slot that `Engine.open` returned.
         start: absolute position of the first token; at most the number of positions cached for the slot.
-        tokens: [newest committed token] + draft, or a chunk of a prompt; never empty.
+        tokens: context + [newest committed token] + draft, or a chunk of a prompt; never empty.
         params: the request's sampling parameters; None for a chunk of a prompt, after which no token is wanted.
         evidence: evidence of the draft under a rejection rule, beside its ids; None under `greedy` and `coupled`.
-        text: the start + 1 committed ids, where the parameters have penalties (`SamplingParams.remembers`); else empty;
-            by default none.
-        masks: [len(tokens), ⌈V/8⌉], which ids may stand at each position, where the parameters have a grammar; default
-            None.
+        text: the committed ids, newest included, where the parameters have penalties (`SamplingParams.remembers`); else
+            empty; by default none.
+        masks: [1 + draft length, ⌈V/8⌉], which ids may stand at each position after the context, where the parameters
+            have a grammar; default None.
+        context: number of committed tokens before the newest that are fed, the end of a prompt; default 0. Only an
+            engine that `joins` takes more.
 
     """
 
@@ -39,6 +41,17 @@ class Feed(NamedTuple):
     evidence: Evidence | None = None
     text: Sequence[int] = ()
     masks: NDArray[np.uint8] | None = None
+    context: int = 0
+
+    @property
+    def newest(self) -> int:
+        """Position of the newest committed token."""
+        return self.start + self.context
+
+    @property
+    def draft(self) -> Sequence[int]:
+        """The drafted tokens; of a chunk of a prompt nothing that means anything."""
+        return self.tokens[self.context + 1 :]
 
 
 class Failure(NamedTuple):
@@ -81,9 +94,11 @@ class SlotTable:
         slots: number of slots.
         lacks: `SamplingParams.features` that the engine cannot apply; none, unless a class says otherwise.
         longest_chunk: most prompt tokens that a pass takes beside full drafts; no limit, unless a class says otherwise.
+        joins: whether a feed may have `Feed.context`; not, unless a class says otherwise.
 
     """
 
+    joins: bool = False
     lacks: frozenset[str] = frozenset()
     longest_chunk: int = 2**31
 
@@ -148,6 +163,8 @@ class SlotTable:
                 raise ValueError(
                     f"{len(feed.tokens)} tokens at {feed.start} do not fit a slot of {max_length} positions"
                 )
+            if feed.context and not (self.joins and feed.params is not None and 0 < feed.context < len(feed.tokens)):
+                raise ValueError(f"a feed of {len(feed.tokens)} tokens cannot begin with a context of {feed.context}")
             if min(feed.tokens) < 0 or max(feed.tokens) >= vocabulary_size:
                 raise ValueError(f"a token id is outside 0 … {vocabulary_size - 1}")
 
@@ -166,7 +183,12 @@ class Engine(Protocol):
     """The methods that the loop needs from an engine.
 
     The cache of a session holds all of its committed tokens except the newest one. Each pass feeds [newest] + draft.
+    The pass that reads the last of a prompt may feed both, where the engine `joins`.
     """
+
+    @property
+    def joins(self) -> bool:
+        """Whether a draft may stand behind the end of its prompt in one feed (`Feed.context`)."""
 
     @property
     def slots(self) -> int:
