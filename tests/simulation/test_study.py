@@ -164,7 +164,7 @@ def test_a_key_swept_twice_or_too_many_points_are_refused():
 def test_processes_change_nothing(file):
     scenario_file = ScenarioFile(file)
     grid = points([("cell.bandwidth_hz", [1_000_000, 2_000_000])])
-    runs = runs_of(scenario_file, grid, ("homogeneous", "fixed"), (1, 2), 15, False)
+    runs = runs_of(scenario_file, grid, ("homogeneous", "fixed"), (1, 2), 60, False)
     told = []
     alone, together = run_all(runs, 1), run_all(runs, 2, told.append)
     assert alone == together
@@ -174,7 +174,7 @@ def test_processes_change_nothing(file):
         ("homogeneous", 1_000_000), ("fixed", 1_000_000), ("homogeneous", 2_000_000), ("fixed", 2_000_000),
     ]  # fmt: skip
     assert results[1].runs == (alone[2], alone[3])
-    document = as_document("x", 15, results, False)
+    document = as_document("x", 60, results, False)
     value = document["results"][0]["goodput_tokens_per_s"]
     assert value["low"] < value["mean"] < value["high"]
 
