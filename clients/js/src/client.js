@@ -143,10 +143,16 @@ export class DeviceClient {
       const socket = new WebSocket(this.url);
       let timer;
       const fall = () => {
-        if (this.isGreeting()) return this.lost(new LinkLostError("no answer to a greeting"));
+        const silent = (ms) => {
+          this.awayMs += ms;
+          this.silentMs += ms;
+        };
+        if (this.isGreeting()) {
+          if (this.session.stage.welcomed) silent(WELCOME_TIMEOUT_MS);
+          return this.lost(new LinkLostError("no answer to a greeting"));
+        }
         if (this.session.wantsDraft) return this.listen(); // it is the device's turn
-        this.awayMs += this.patience.silenceMs;
-        this.silentMs += this.patience.silenceMs;
+        silent(this.patience.silenceMs);
         return this.lost(new SilentError("it sends nothing about this text"));
       };
       this.listen = () => {
@@ -245,9 +251,12 @@ export class DeviceClient {
     const limit = this.known ? patience.onceKnownMs : patience.atFirstMs;
     this.countAbsence();
     this.failedAt = Date.now();
-    if (this.awayMs > limit) throw new InputError(`${how}: ${error.message}`);
+    const left = limit - this.awayMs;
+    if (left < 0 && error instanceof RefusedError && !(error instanceof SessionGoneError)) throw error;
+    if (left < 0) throw new InputError(`${how}: ${error.message}`);
     const chance = Math.random(); // so that many devices do not come back at once
-    const delay = Math.max(pauseMs((this.failures += 1), patience, chance), 1e3 * (error.retryAfter ?? 0) * (1 + 0.25 * chance));
+    const asked = 1e3 * (error.retryAfter ?? 0) * (1 + 0.25 * chance);
+    const delay = Math.min(left + 1, Math.max(pauseMs((this.failures += 1), patience, chance), asked)); // then it is over
     this.delayMs = delay;
     this.onOutage(error.message, delay);
     let timer;

@@ -157,6 +157,37 @@ test("a client gives up an edge that never answers, and says so", async () => {
   await assert.rejects(client.generate({ prompt: [1], maxTokens: 3 }), /^Error: the server at ws:\/\/edge takes connections, but does not answer as an edge/);
 });
 
+test("the time in which a resumed session hears nothing of its text counts, and a refusal at the end is told as one", async (t) => {
+  t.mock.timers.enable({ apis: ["setTimeout", "Date"] });
+  let connections = 0;
+  globalThis.WebSocket = playedSocket((message, connection) => {
+    connections = connection;
+    if (message.type === "Hello") return [WELCOME];
+    return message.type === "Open" ? ["cut"] : [WELCOME]; // nothing follows a Resume
+  });
+  const started = (Socket) => {
+    globalThis.WebSocket = Socket;
+    return new DeviceClient({ url: "ws://edge", hello: HELLO, drafter: { prepare: async () => {} }, patience: { onceKnownMs: 60_000 } });
+  };
+  const ended = async (client) => {
+    let said;
+    client.generate({ prompt: [1], maxTokens: 3 }).catch((error) => (said = error));
+    const began = Date.now();
+    while (!said) {
+      for (let step = 0; step < 20; step++) await Promise.resolve();
+      t.mock.timers.tick(100);
+    }
+    return [said, Date.now() - began];
+  };
+  const [silent, silentMs] = await ended(started(globalThis.WebSocket));
+  assert.match(silent.message, /greets this device, and then does not keep its session: no answer to a greeting/);
+  assert.ok(silentMs < 80_000 && connections < 9, `${silentMs} ms, ${connections} connections`);
+  const full = { type: "Error", code: "full", sentence: "no room here", retry_after_s: 3600 };
+  const [refused, refusedMs] = await ended(started(playedSocket(() => [full])));
+  assert.deepEqual([refused.code, refused.message], ["full", "no room here"]);
+  assert.ok(refusedMs < 15_000, `${refusedMs} ms`); // not the hour that the edge asked for
+});
+
 test("a client tells an edge that greets and closes from one that is not there", async () => {
   const patience = { firstDelayMs: 1, longestDelayMs: 1, atFirstMs: 20, onceKnownMs: 20 };
   const told = async () => {

@@ -347,6 +347,8 @@ class DeviceClient:
                 self._turn_s = loop.time()
             left_s = self._turn_s + limit_s - loop.time()
             if left_s <= 0.0 and session.is_greeting:
+                if isinstance(session.stage, Resuming):  # welcomed, perhaps, but not told what becomes of the text
+                    retries.silent_since(self._turn_s, loop.time())
                 raise LinkLostError(f"the edge did not answer the greeting within {limit_s:.0f} s")
             if left_s <= 0.0:
                 retries.silent_since(self._turn_s, loop.time())
