@@ -3,6 +3,7 @@
 import random
 
 import pytest
+from msgspec.structs import replace
 from tests.protocol.stream_wire import HELLO, PROMPT, V, Wire, chunk, pair, truth
 
 from multispin.errors import InputError
@@ -16,6 +17,7 @@ from multispin.protocol import (
     Request,
     Tail,
     Verdict,
+    Welcome,
     Window,
     decode_downlink,
     decode_uplink,
@@ -228,6 +230,51 @@ def test_all_that_a_device_may_have_on_its_way_when_a_text_ends_is_awaited():
     for message in (chunk(1, 3, 5, 6), chunk(1, 5, 5, 6), chunk(2, 4, 5, 6), chunk(2, 6, 5, 6)):
         assert wire.edge.awaits(message)
         wire.edge.receive_chunk(message)
+    awaited = 0
+    while wire.edge.awaits(chunk(2, 8, 5, 6)) and awaited < 100:
+        awaited += 2
+        wire.edge.receive_chunk(chunk(2, 8, 5, 6))
+    assert awaited <= 4 * 4  # a window for each chain that it might have begun
+
+
+def test_a_device_drafts_no_token_that_the_edge_alone_can_add():
+    assert pair(length=3).device.room_ahead == 2
+    assert pair(length=1).device.room_ahead == 0
+
+
+def test_a_device_drafts_nothing_behind_a_stop_id():
+    device = pair().device
+    device.lose()
+    device.begin(Request(PROMPT, SamplingParams(), 12, stop_ids=(5,)))
+    device.greet()
+    device.receive(Welcome(1, "secret", 5, V, 100, 30.0))
+    device.open()
+    device.receive(Window(1, 4, 2, 1e4))
+    device.drafted(device.epoch, 3, [6], 0.1)
+    assert device.room_ahead == 3
+    device.drafted(device.epoch, 4, [5], 0.1)
+    assert device.room_ahead == 0
+    assert device.chunk().length == 2
+
+
+def test_a_text_with_an_undecided_draft_does_not_begin_to_stream():
+    wire = Wire()
+    wire.connect()
+    for _ in range(2):
+        wire.hear_up()
+        while wire.down:
+            wire.hear_down()
+    wire.edge.give(1, 2, 1e4)
+    with pytest.raises(ValueError, match="undecided draft"):
+        wire.edge.stream(4, 2, 1e4)
+
+
+@pytest.mark.parametrize("drafts", [True, False])
+def test_the_word_to_a_device_that_waits_is_its_window_only_if_it_drafts(drafts):
+    edge = EdgeSession(7, "secret", replace(HELLO, drafts=drafts), V)
+    edge.open(pair().device.request.to_open(7, [], V), 100)
+    window = edge.stream(4 if drafts else 0, 1, 1e4)
+    assert edge.word() == (window if drafts else Tail(7, 3, b"", 0))
 
 
 def commit(base, epoch, verified, accepted, *ids):
