@@ -207,7 +207,7 @@ async def write_at_an_edge(environment, target, *drafters, knows=None):
     async with multispin.run_edge(target, slots=1, max_length=64) as url:
         for draft in drafters:
             code, said, errors = await asyncio.to_thread(environment.run, "device", url, *request, "--draft", draft)
-            assert (code, errors) == (0, "")
+            assert (code, errors) == (0, f"multispin: loading {draft}\n")
             last.append(json.loads(said.splitlines()[-1]))
     return last
 
