@@ -6,13 +6,13 @@ costs, and than it would by riding later. Everything here is a pure function, wi
 does not know how its inputs were estimated.
 
 A session that rides with l tokens of its device and m of the edge's drafter brings w E(l, m) and costs λ × the
-engine time of its ride, λ the price. It gives up what waiting would bring: drafting time is worth ν T per token, as
-long as another token of its device would bring more than that. If the verdict contradicts what the device has
-drafted meanwhile, a pass and a round trip of drafting are lost. Drafts of the edge cost the device, too. A stream
-that goes on has drafted the same m tokens in vain, if it was as quick; a contradicted stream hears of it later by
-the time of the m steps. With t = m steps + pass + 2 d, its surplus is
+engine time of its ride, λ the price. It gives up what waiting would bring: drafting time is worth ν T for each of
+the p tokens that have come, verified now or not, as long as another token of its device would bring more than that.
+If the verdict contradicts what the device has drafted meanwhile, a pass and a round trip of drafting are lost. Drafts
+of the edge cost the device, too. A stream that goes on has drafted the same m tokens in vain, if it was as quick; a
+contradicted stream hears of it later by the time of the m steps. With t = m steps + pass + 2 d, its surplus is
 
-    w E(l, m) − λ · its engine time − ν T min(l, l*) − ν min(m T, t) σ(l, m) − ν t (1 − σ(l, m)).
+    w E(l, m) − λ · its engine time − ν T min(p, l*) − ν min(m T, t) σ(l, m) − ν t (1 − σ(l, m)).
 
 It rides if that is not negative. Without the edge's drafts this is the optimum of `exact.fluid`: a session rides
 when its net tokens per second of drafting are at their greatest. Where a ride costs nothing, everybody rides.

@@ -6,14 +6,15 @@ the paper's symbols, c the time of a verified token and σ_{k,l} the probability
 after it leave the device's stream alive,
 
     maximise    Σ_k w_k Σ_l y_{k,l} E_k(l)
-    engine      T_fix y_0 + Σ_{k,l} y_{k,l} (T_lin + c (l + 1)) ≤ 1                                price λ
-    riding      Σ_l y_{k,l} ≤ y_0                                                                  price ξ_k
-    drafting    Σ_l y_{k,l} (l T_k + (1 − σ_{k,l}) (T_fix + T_lin + c (l + 1) + 2 d_k)) ≤ 1         price ν_k
-    band        Q_k Σ_l l y_{k,l} ≤ R_k(b_k B),   Σ_k b_k ≤ 1                                      price μ
-    floor       Σ_l y_{k,l} E_k(l) ≥ f_k                                                           price π_k
+    engine      T_fix y_0 + Σ_{k,l} y_{k,l} (T_lin + c (l + 1)) ≤ 1                                     price λ
+    riding      Σ_l y_{k,l} ≤ y_0                                                                       price ξ_k
+    drafting    Σ_{l≥1} y_{k,l} (l T_k + (1 − σ_{k,l}) (T_fix + T_lin + c (l + 1) + 2 d_k)) ≤ 1         price ν_k
+    band        Q_k Σ_l l y_{k,l} ≤ R_k(b_k B),   Σ_k b_k ≤ 1                                           price μ
+    floor       Σ_l y_{k,l} E_k(l) ≥ f_k                                                                price π_k
 
-Drafting is lost for the length of the pass and a round trip whenever a verdict contradicts the stream. If the edge has
-a drafter, there is a second kind of ride, in which it adds the m_k tokens to the draft that are best for the edge
+Drafting is lost for the length of the pass and a round trip whenever a verdict contradicts the stream. The shortest
+pass that has the ride counts, and a ride without a draft loses nothing, so the line never counts too much. If the edge
+has a drafter, there is a second kind of ride, in which it adds the m_k tokens to the draft that are best for the edge
 alone. Such rides fit only into passes before which it drafts, and these cost its steps as well.
 
 This is a linear program except for R_k. The inverse of R_k is convex, so tangents bound it from below; more of them
