@@ -200,6 +200,8 @@ def _write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def _print(file: str, results: "Sequence[Result]", rounds: int, knows: bool) -> None:
+    from multispin.simulation.study import labels
+
     console = Console(highlight=False)
     seeds = len(results[0].seeds)
     how = "knows the truth" if knows else "learns"
@@ -212,12 +214,12 @@ def _print(file: str, results: "Sequence[Result]", rounds: int, knows: bool) -> 
     shares = ("server", "devices", "uplink", "wasted")
     headings = (*keys, "tokens/s", "95 %", "Jain", "first", "token p50", "p95", *shares)
     table = figures_table("policy" if all_rounds else "mode", *headings)
-    for result in results:
+    for name, result in zip(labels(results), results, strict=True):
         found = result.estimates()
         goodput = found["goodput_tokens_per_s"]
         half = goodput.high - goodput.mean
         table.add_row(
-            f"rounds, {result.label}" if result.mode == "rounds" and not all_rounds else result.label,
+            name,
             *(f"{value:.5g}" if isinstance(value, float) else str(value) for _, value in result.point),
             _number(goodput.mean),
             f"± {float(f'{half:.2g}'):g}" if math.isfinite(half) else "",

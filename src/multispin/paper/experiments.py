@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from multispin.control.break_even import counted
 from multispin.estimation.intervals import estimate, ratio_of_means, spread
 from multispin.paper.cell import CALIBRATED, PAIRS, PROBABILITY_BITS, REALISATIONS, SEEDS, Assumptions
 from multispin.paper.schemes import COMPARED, EDGE_ALONE, OTHER_SCHEMES
@@ -76,9 +77,10 @@ class Study:
             "per device and token"
             for key, value in self.assumed.items()
         )
+        drawn, blocks = counted(len(self.draws), "realisation"), counted(self.blocks, "fading block")
         return (
-            f"Mean and 95 % interval over {len(self.draws)} realisations ({self.realisations} of each seed in "
-            f"{', '.join(map(str, self.seeds))}) of {self.blocks} fading blocks; H̄ ~ U(0.2, 0.5), Rayleigh; V̂ = 1024, "
+            f"Mean and 95 % interval over {drawn} ({self.realisations} of each seed in "
+            f"{', '.join(map(str, self.seeds))}) of {blocks}; H̄ ~ U(0.2, 0.5), Rayleigh; V̂ = 1024, "
             "Q_B = 16. Assumed (calibrated once, all figures together; what the calibration leaves open is not in the "
             f"intervals): {common}; {own}. Edge drafts: a drafter on the edge, as good as the devices' and as fast as "
             "their mean, one step for the whole batch."

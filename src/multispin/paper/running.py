@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multispin.control import Scenario
+from multispin.control.break_even import counted
 from multispin.estimation.intervals import estimate, ratio_of_means, spread
 from multispin.paper.cell import PAIRS, Assumptions, realise, scenario_of_means
 from multispin.paper.schemes import EDGE_ALONE, TITLES
@@ -105,8 +106,9 @@ def run_cases(
     runs = [run_of(case, assumed, seed, index, rounds) for case in cases for seed, index in draws]
     found = np.array([run.goodput_tokens_per_s for run in run_all(runs, processes, progress)])
     goodput = dict(zip(cases, found.reshape(len(cases), len(draws)), strict=True))
+    drawn = counted(len(draws), "realisation")
     note = (
-        f"Mean and 95 % interval over {len(draws)} realisations of {rounds} rounds each, in the simulator: the edge's "
+        f"Mean and 95 % interval over {drawn} of {rounds} rounds each, in the simulator: the edge's "
         "own round loop under a virtual clock, K = 20, B = 10 MHz, fading drawn again for every round. Plain decoding "
         "and edge drafts are computed, not simulated: no device drafts there, so nobody can be late. "
         + "; ".join(f"{pair}: {value}" for pair, value in assumed.items())

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from multispin.control.break_even import counted
 from multispin.control.frames import FRAME_BITS
 from multispin.estimation.intervals import estimate, ratio_of_means, spread
 from multispin.paper.cell import PAIRS, Assumptions, realise, scenario_of_means
@@ -95,8 +96,9 @@ def run_streams(
         over = [ratio_of_means(values, goodput[pair, base, band]) for base in ("heterogeneous", "fixed")]
         rows.append((pair, scheme, band, *spread(estimate(values), *over)))
     passes = PASSES_PER_ROUND * rounds
+    drawn = counted(len(draws), "realisation")
     note = (
-        f"Mean and 95 % interval over {len(draws)} realisations, K = 20. Streams: simulated, {passes} passes of the "
+        f"Mean and 95 % interval over {drawn}, K = 20. Streams: simulated, {passes} passes of the "
         "edge's own scheduler, which learns everything, the first passes included; fading drawn again for every frame; "
         "the paper's payload is drafted in grants. "
         "All others: planned with the truth, eq. 26, the paper's payload. Ids only: 15 (Llama) and 18 (Qwen) bit per "

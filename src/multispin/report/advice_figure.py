@@ -10,16 +10,16 @@ from matplotlib.ticker import FuncFormatter
 
 from multispin.control.advice import Advice, Curve, Option
 from multispin.control.break_even import counted
-from multispin.report.style import COLOURS, RC, canvas, legend_above
+from multispin.report.style import MODE_COLOURS, RC, canvas, colour_of, legend_above
 
 _MODES = {
-    "plain": ("nobody", "#000000", "-"),
-    "edge": ("the edge", "#CC79A7", "-"),
-    "rounds": ("devices (heterogeneous)", "#0072B2", "--"),
-    "streams": ("devices, in streams", "#332288", "-"),
-    "mixture": ("best mixture, no streams", "#D55E00", "-"),
+    "plain": ("nobody", "-"),
+    "edge": ("the edge", "-"),
+    "rounds": ("devices (heterogeneous)", "--"),
+    "streams": ("devices, in streams", "-"),
+    "mixture": ("best mixture, no streams", "-"),
 }
-"""Who drafts, colour and line of each mode."""
+"""Who drafts, and line of each mode."""
 
 
 def write_advice_figure(advice: Advice, curves: tuple[Curve, Curve], title: str, path: Path) -> None:
@@ -45,22 +45,22 @@ def advice_figure(advice: Advice, curves: tuple[Curve, Curve], title: str) -> Fi
         (many, curves[1], 1.0, "users"),
     ):
         x = scale * np.array(curve.values)
-        for mode, (name, colour, style) in _MODES.items():
+        for mode, (name, style) in _MODES.items():
             if mode in curve.goodputs:
                 wide = 3.2 if mode == "mixture" else 1.8
                 panel.plot(
                     x,
                     curve.goodputs[mode],
                     style,
-                    color=colour,
+                    color=MODE_COLOURS[mode],
                     label=name,
                     lw=wide,
                     zorder=1 if mode == "mixture" else 2,
                 )
         if curve.streamed:
-            name, colour, style = _MODES["streams"]
+            name, style = _MODES["streams"]
             at, made = np.array(curve.streamed).T
-            panel.plot(scale * at, made, f"o{style}", color=colour, label=name, lw=1.8, markersize=4)
+            panel.plot(scale * at, made, f"o{style}", color=MODE_COLOURS["streams"], label=name, lw=1.8, markersize=4)
         panel.axvline(scale * curve.here, color="#888888", ls=":", lw=1.2)
         found = borders[curve.quantity]
         if found.pays != "never":
@@ -82,7 +82,7 @@ def advice_figure(advice: Advice, curves: tuple[Curve, Curve], title: str) -> Fi
 def _bars(panel: Axes, advice: Advice) -> None:
     shown = sorted(advice.options, key=lambda option: option.goodput_tokens_per_s)
     values = [option.goodput_tokens_per_s for option in shown]
-    panel.barh(range(len(shown)), values, color=[_colour(option) for option in shown])
+    panel.barh(range(len(shown)), values, color=[colour_of(option.mode, option.policy) for option in shown])
     panel.set_yticks(range(len(shown)), [_label(option) for option in shown])
     panel.set_xlabel("tokens/s")
     panel.grid(axis="y", visible=False)
@@ -102,7 +102,3 @@ def _bars(panel: Axes, advice: Advice) -> None:
 
 def _label(option: Option) -> str:
     return f"devices ({option.policy})" if option.mode == "rounds" else _MODES[option.mode][0]
-
-
-def _colour(option: Option) -> str:
-    return COLOURS.get(option.policy, "#888888") if option.mode == "rounds" else _MODES[option.mode][1]

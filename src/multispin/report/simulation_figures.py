@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 
 from multispin.control.break_even import counted
 from multispin.estimation.intervals import Estimate
-from multispin.report.style import COLOURS, MARKERS, RC, canvas, legend_above
-from multispin.simulation.study import Result
+from multispin.report.style import MARKERS, RC, canvas, colour_of, legend_above
+from multispin.simulation.study import Result, labels
 
 _UNITS = {"bandwidth_hz": ("shared band [MHz]", 1e6), "devices": ("devices", 1.0)}
 """Nicer names for keys that are often swept."""
@@ -37,12 +37,12 @@ def simulation_figure(results: Sequence[Result], scenario: str, rounds: int, kno
 
 
 def _bars(results: Sequence[Result], note: str) -> Figure:
-    drawn, axes = canvas("Policies side by side", note, 1, 3, 4.2)
+    drawn, axes = canvas("Ways to serve this site, side by side", note, 1, 3, 4.2)
     goodput, speed, shares = axes[0]
     at = np.arange(len(results))
-    names = [result.label for result in results]
+    names, colours = labels(results), [colour_of(result.mode, result.policy) for result in results]
     found = [result.estimates() for result in results]
-    _bar(goodput, at, [each["goodput_tokens_per_s"] for each in found], 0.7, [_colour(name) for name in names])
+    _bar(goodput, at, [each["goodput_tokens_per_s"] for each in found], 0.7, colours)
     goodput.set_ylabel("goodput [tokens/s]")
     for x, each in zip(at, found, strict=True):
         label = f"Jain\n{each['jain_index'].mean:.3f}"
@@ -51,6 +51,7 @@ def _bars(results: Sequence[Result], note: str) -> Figure:
         values = [each[f"time_per_token_s_{part}"] for each in found]
         _bar(speed, at + 0.26 * (index - 1), values, 0.26, "#0072B2", alpha=shade, label=part)
     speed.set_ylabel("time per token [s]")
+    speed.set_ylim(bottom=0)  # the interval of few seeds may reach below
     kinds = (("server", "#0072B2"), ("device", "#E69F00"), ("uplink", "#009E73"))
     for index, (kind, colour) in enumerate(kinds):
         values = [each[f"{kind}_utilisation"] for each in found]
@@ -79,16 +80,21 @@ def _curves(results: Sequence[Result], note: str) -> Figure:
     values = list(dict.fromkeys(result.point[0][1] for result in results))
     numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
     x = np.array(values) / unit if numeric else np.arange(len(values))
+    ways = {name: (each.mode, each.policy) for name, each in zip(labels(results), results, strict=True)}
     for panel, (measure, title) in zip(axes[0], panels, strict=True):
-        for policy in dict.fromkeys(result.label for result in results):
-            found = [result.estimates()[measure] for result in results if result.label == policy]
+        for name, (mode, policy) in ways.items():
+            found = [
+                result.estimates()[measure] for result in results if (result.mode, result.policy) == (mode, policy)
+            ]
             mean, low, high = (np.array([getattr(each, part) for each in found]) for part in ("mean", "low", "high"))
-            colour = _colour(policy)
-            panel.plot(x, mean, color=colour, marker=MARKERS.get(policy, "."), markersize=5, label=policy)
+            colour, marker = colour_of(mode, policy), MARKERS.get(policy, ".") if mode == "rounds" else "*"
+            panel.plot(x, mean, color=colour, marker=marker, markersize=5, label=name)
             panel.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
         panel.set_xlabel(label)
         panel.set_ylabel(title)
-        if measure != "jain_index":
+        if measure == "jain_index":
+            panel.set_ylim(top=1.02)  # it is 1 at most, but the interval of few seeds may reach above
+        else:
             panel.set_ylim(bottom=0)
         if not numeric:
             panel.set_xticks(x, [str(value) for value in values])
@@ -97,13 +103,14 @@ def _curves(results: Sequence[Result], note: str) -> Figure:
 
 
 def _maps(results: Sequence[Result], note: str) -> Figure:
-    policies = list(dict.fromkeys(result.label for result in results))
+    names = labels(results)
+    policies = list(dict.fromkeys(names))
     (first, _), (second, _) = results[0].point
     rows = list(dict.fromkeys(result.point[1][1] for result in results))
     columns = list(dict.fromkeys(result.point[0][1] for result in results))
     goodput = {
-        (result.label, result.point[0][1], result.point[1][1]): result.estimates()["goodput_tokens_per_s"].mean
-        for result in results
+        (name, result.point[0][1], result.point[1][1]): result.estimates()["goodput_tokens_per_s"].mean
+        for name, result in zip(names, results, strict=True)
     }
     grids = [np.array([[goodput[policy, x, y] for x in columns] for y in rows]) for policy in policies]
     low, high = min(grid.min() for grid in grids), max(grid.max() for grid in grids)
@@ -137,7 +144,3 @@ def _axis(key: str) -> tuple[str, float]:
 def _tick(value: Any, unit: float) -> str:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     return f"{value / unit:.4g}" if number else str(value)
-
-
-def _colour(policy: str) -> str:
-    return COLOURS.get(policy, "#333333")

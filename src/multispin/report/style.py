@@ -22,6 +22,15 @@ COLOURS: Mapping[str, str] = {
     "edge-drafts": "#882255",
 }
 """Colour of each scheme (after Okabe and Ito)."""
+MODE_COLOURS: Mapping[str, str] = {
+    "plain": COLOURS["plain"],
+    "edge": "#CC79A7",
+    "rounds": COLOURS["heterogeneous"],
+    "mixture": "#D55E00",
+    "streams": "#332288",
+    "auto": "#117733",
+}
+"""Colour of each mode."""
 MARKERS: Mapping[str, str] = {
     "heterogeneous": "o",
     "algorithm1": "x",
@@ -52,6 +61,11 @@ _LEGEND = 0.3
 """Height of a legend of one line [inch]."""
 _LEGEND_LINE = 0.2
 """Height of each further line [inch]."""
+
+
+def colour_of(mode: str, policy: str) -> str:
+    """Colour of a way of serving a site: of the policy in rounds, which it plans, else of the mode."""
+    return COLOURS.get(policy, "#888888") if mode == "rounds" else MODE_COLOURS[mode]
 
 
 def canvas(

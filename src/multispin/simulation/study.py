@@ -111,6 +111,12 @@ class Result:
         return found
 
 
+def labels(results: Sequence[Result]) -> list[str]:
+    """The names of results in one table or picture: a policy is named with its mode where modes are compared."""
+    alone = all(result.mode == "rounds" for result in results)
+    return [f"rounds, {each.label}" if each.mode == "rounds" and not alone else each.label for each in results]
+
+
 def simulate(run: SimulatedRun, progress: Told = lambda _: None, live: LiveModels | None = None) -> Measures:
     """Simulate one run: a pure function of it, and of the models where real ones write the texts."""
     site = Site(run.setup, run.policy, run.seed, run.knows, run.replan_tolerance, live, run.knows_acceptance, run.mode)
