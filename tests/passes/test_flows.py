@@ -6,7 +6,6 @@ import pytest
 
 from multispin.control import Device
 from multispin.passes.flows import LATER, Flow
-from multispin.passes.prices import NOTHING
 from multispin.protocol import Streaming, Window
 from multispin.protocol.edge_stream import StreamCounts
 
@@ -14,11 +13,7 @@ TOKEN_S, CHUNK, DELAY_S = 0.01, 4, 0.005
 FRAME_S = 2 * DELAY_S + CHUNK * 2 * TOKEN_S  # drafted, and then on the air for as long
 
 
-class Known:
-    """Beliefs that know the truth."""
-
-    def view(self, session, length):
-        return 0.8, TOKEN_S, TOKEN_S * 1e3
+VIEW = 0.8, TOKEN_S, TOKEN_S * 1e3
 
 
 @pytest.mark.parametrize(
@@ -26,19 +21,19 @@ class Known:
 )
 def test_a_frame_that_comes_some_milliseconds_later_than_believed_is_still_waited_for(after_s, expected):
     stage = Streaming(Window(1, 8, CHUNK, 1e3), 1, StreamCounts())
-    flow = Flow(0.0, 0.0, 3, 0.0, Device("1", TOKEN_S, 5.0, 0.8, delay_s=DELAY_S))
-    made = flow.ready(1, stage, Known(), NOTHING, after_s, math.inf, 16, 0, 0.0)
+    flow = Flow(0.0, 3, Device("1", TOKEN_S, 5.0, 0.8, delay_s=DELAY_S))
+    made = flow.comes(stage, VIEW, after_s)
     assert (made.next_s > 0.0) == expected
     assert made.next_tokens == CHUNK
 
 
 def test_a_device_that_rests_is_not_waited_for_until_it_has_sent_more_than_that():
     stage = Streaming(Window(1, 16, CHUNK, 1e3), 1, StreamCounts())
-    flow = Flow(0.0, 0.0, 3, 0.0, Device("1", TOKEN_S, 5.0, 0.8, delay_s=DELAY_S))
+    flow = Flow(0.0, 3, Device("1", TOKEN_S, 5.0, 0.8, delay_s=DELAY_S))
 
     def expected(pending, now_s):
         stage.pending, stage.alive = [7] * pending, True
-        return flow.ready(1, stage, Known(), NOTHING, now_s, math.inf, 16, 0, 0.0).next_s < math.inf
+        return flow.comes(stage, VIEW, now_s).next_s < math.inf
 
     gap_s = CHUNK * TOKEN_S
     assert expected(8, gap_s)

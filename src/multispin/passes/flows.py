@@ -5,12 +5,12 @@ This file knows times, positions and beliefs, and nothing of decisions.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from multispin.control import Device
 from multispin.control.edge import LEAST_OF_PLAIN
 from multispin.control.goodput import expected_tokens
-from multispin.control.streams import Candidate
 from multispin.control.worth import SessionWorth
 from multispin.passes.beliefs import Beliefs, View
 from multispin.passes.first_frames import first_frame
@@ -51,16 +51,31 @@ OVERDUE = 2.0
 """Number of expected intervals after which a missing frame is no longer expected."""
 
 
+class Coming(NamedTuple):
+    """When more of a device's tokens are expected.
+
+    Attributes:
+        next_s: time from now until its next frame is expected [s]; infinite if none is.
+        next_tokens: tokens of that frame; 0 if none is expected.
+        tokens_per_s: rate at which its tokens come in the long run [tokens/s]; 0 if it may not draft.
+
+    """
+
+    next_s: float
+    next_tokens: int
+    tokens_per_s: float
+
+
 @dataclass(slots=True, eq=False)
 class Flow:
     """The known state of a stream.
 
     Attributes:
-        since_s: time at which it was last in a pass, or could first be in one [s].
-        told_s: time of the last message that makes its device start over [s].
-        told_at: length of the committed text at that time [tokens].
-        arrived_s: time at which its last chunk came [s].
+        since_s: time at which it was last in a pass, or could first be in one; at first when it began [s].
+        told_at: length of the committed text at `told_s` [tokens].
         device: belief about its device, renewed now and then.
+        told_s: time of the last message that makes its device start over, at first when it began [s].
+        arrived_s: time at which its last chunk came, at first when it began [s].
         rides: number of passes since the last renewal.
         view: recent belief about its tokens; None: to be computed.
         young: number of passes for which it still counts as new.
@@ -74,10 +89,10 @@ class Flow:
     """
 
     since_s: float
-    told_s: float
     told_at: int
-    arrived_s: float
     device: Device
+    told_s: float = field(init=False)
+    arrived_s: float = field(init=False)
     rides: int = 0
     view: View | None = None
     young: int = YOUNG
@@ -86,6 +101,9 @@ class Flow:
     short_tokens: float = 0.0
     resumed_s: float = -math.inf
     rests_at: float = math.inf
+
+    def __post_init__(self) -> None:
+        self.told_s = self.arrived_s = self.since_s
 
     def arrived(self, message: Chunk, arrival: Arrival, now_s: float) -> float:
         """Note a chunk. Returns its time on the way, both delays included [s], or 0 if unknown.
@@ -131,46 +149,32 @@ class Flow:
         if self.young or self.rides % LOOK_AT_VIEW_EVERY == 0:
             self.young, self.view = max(0, self.young - 1), None
 
-    def ready(self, session: int, stage: Streaming, beliefs: Beliefs, worth: SessionWorth, now_s: float,
-              longest_wait_s: float, room: int, edge_room: int, edge_rate: float) -> Candidate:  # fmt: skip
-        """The stream as a candidate for the next pass."""
-        window, pending = stage.window, len(stage.pending)
-        waited_s = now_s - self.since_s
+    def believed(self, session: int, chunk: int, beliefs: Beliefs) -> View:
+        """Recent belief about its tokens, in frames of `chunk` tokens."""
         if self.view is None:
-            self.view = beliefs.view(session, window.chunk)
-        rate, token_s, token_hz_s = self.view
-        next_s, per_s = math.inf, 0.0
-        if window.length and window.bandwidth_hz > 0.0:
-            air_s = token_hz_s / window.bandwidth_hz
-            per_s = 1.0 / max(token_s, air_s)
-            gap_s = window.chunk / per_s
-            first_s = 2.0 * self.device.delay_s + window.chunk * (token_s + air_s)  # after it was told something
-            if not stage.alive:
-                due_s = self.told_s + LATER * first_s
-            elif pending >= window.length:
-                due_s = math.inf
-            else:
-                due_s = self._due_s(pending, gap_s, first_s, now_s)
-            late_s = OVERDUE * (gap_s + 2.0 * self.device.delay_s)
-            next_s = max(0.0, due_s - now_s) if now_s < due_s + late_s else math.inf
-        return Candidate(
-            session,
-            pending,
-            rate,
-            waited_s=waited_s,
-            must_ride=waited_s >= longest_wait_s,
-            next_s=next_s,
-            next_tokens=window.chunk if next_s < math.inf else 0,
-            tokens_per_s=per_s,
-            room=room,
-            edge_room=edge_room,
-            edge_acceptance_rate=edge_rate
-            if self.device.edge_acceptance_rate is None
-            else self.device.edge_acceptance_rate,
-            behind_tokens=self.behind_tokens,
-            short_tokens=self.short_tokens,
-            worth=worth,
-        )
+            self.view = beliefs.view(session, chunk)
+        return self.view
+
+    def comes(self, stage: Streaming, view: View, now_s: float) -> Coming:
+        """When more of its device's tokens are expected, if they are drafted and sent as `view` says."""
+        window, pending = stage.window, len(stage.pending)
+        if not window.length or window.bandwidth_hz <= 0.0:
+            return Coming(math.inf, 0, 0.0)
+        _, token_s, token_hz_s = view
+        air_s = token_hz_s / window.bandwidth_hz
+        per_s = 1.0 / max(token_s, air_s)
+        gap_s = window.chunk / per_s
+        first_s = 2.0 * self.device.delay_s + window.chunk * (token_s + air_s)  # after it was told something
+        if not stage.alive:
+            due_s = self.told_s + LATER * first_s
+        elif pending >= window.length:
+            due_s = math.inf
+        else:
+            due_s = self._due_s(pending, gap_s, first_s, now_s)
+        late_s = OVERDUE * (gap_s + 2.0 * self.device.delay_s)
+        if due_s == math.inf or now_s >= due_s + late_s:
+            return Coming(math.inf, 0, per_s)
+        return Coming(max(0.0, due_s - now_s), window.chunk, per_s)
 
     def _due_s(self, pending: int, gap_s: float, first_s: float, now_s: float) -> float:
         """Time at which the next frame of the chain is expected [s]; infinite if its device pauses."""

@@ -253,15 +253,28 @@ class Streams:
         session, number, request = seat.session, seat.session.number, seat.session.request
         if (flow := self._windows.flow(number)) is None:
             return None
-        room, longest_s = min(session.room, self._settings.max_draft_length), self._state.limits.longest_wait_s
-        edge_room = self._edge_drafts.room(room) if self._edge_drafts is not None else 0
-        worth = self._prices.of(number)
-        each = flow.ready(number, stage, self._beliefs, worth, now_s, longest_s, room, edge_room, edge_rate)
-        if (least := self._windows.least_rate(number)) > each.acceptance_rate:
-            each = each._replace(pending=min(each.pending, PROBE_LENGTH), acceptance_rate=least)
-        if request is not None and len(stage.pending) >= request.remaining - 1:
-            each = each._replace(must_ride=True)  # it cannot get more tokens, and its ride costs the same later
-        return each
+        pending, waited_s = len(stage.pending), now_s - flow.since_s
+        full = request is not None and pending >= request.remaining - 1  # it gets no more, and costs the same later
+        room, own_rate = min(session.room, self._settings.max_draft_length), flow.device.edge_acceptance_rate
+        view = flow.believed(number, stage.window.chunk, self._beliefs)
+        tried = (least := self._windows.least_rate(number)) > view[0]
+        next_s, next_tokens, tokens_per_s = flow.comes(stage, view, now_s)
+        return Candidate(
+            number,
+            min(pending, PROBE_LENGTH) if tried else pending,
+            least if tried else view[0],
+            waited_s=waited_s,
+            must_ride=full or waited_s >= self._state.limits.longest_wait_s,
+            next_s=next_s,
+            next_tokens=next_tokens,
+            tokens_per_s=tokens_per_s,
+            room=room,
+            edge_room=self._edge_drafts.room(room) if self._edge_drafts is not None else 0,
+            edge_acceptance_rate=edge_rate if own_rate is None else own_rate,
+            behind_tokens=flow.behind_tokens,
+            short_tokens=flow.short_tokens,
+            worth=self._prices.of(number),
+        )
 
     def _ready_of_grant(self, seat: Seat, stage: Pending, edge_rate: float) -> Candidate:
         """A session that drafts in grants as a candidate, with its whole draft: its device waits for the verdict."""

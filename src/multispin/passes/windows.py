@@ -132,7 +132,7 @@ class Windows:
             if not self._seats.unread(seat):
                 self._grants.grant(seat, self._bands.of(number), self.pass_s, now_s)
         else:  # its device may draft while its prompt is read
-            flow = self._flows[number] = Flow(now_s, now_s, len(request.committed), now_s, self.device(seat))
+            flow = self._flows[number] = Flow(now_s, len(request.committed), self.device(seat))
             self._tune(seat, flow)
 
     def _tune_all(self) -> None:
