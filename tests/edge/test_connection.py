@@ -98,8 +98,22 @@ def test_who_does_not_read_is_told_so_and_hung_up_on(opened):
 
     wire = opened(0, test)
     assert wire.closed
-    assert isinstance(wire.sent[-1], Error)
-    assert wire.sent[-1].code == "too-slow"
+    *heard, last = wire.sent
+    assert isinstance(last, Error)
+    assert last.code == "too-slow"
+    assert [each.round for each in heard] == list(range(MAX_QUEUED_MESSAGES))  # a gap would look like an edge that errs
+
+
+def test_an_end_with_a_word_drops_nothing_of_a_full_queue(opened):
+    async def test(wire, connection):
+        for number in range(MAX_QUEUED_MESSAGES):
+            connection.put(Ask(1, number, 0))
+        connection.end(Error("shutdown", "come back"))
+        wire.free(100)
+
+    *heard, last = opened(0, test).sent
+    assert last.code == "shutdown"
+    assert [each.round for each in heard] == list(range(MAX_QUEUED_MESSAGES))
 
 
 def test_a_broken_connection_ends_without_a_word(opened):

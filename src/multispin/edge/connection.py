@@ -133,7 +133,7 @@ class Connection:
     writer: "asyncio.Task[None] | None" = None
     edge_stops: bool = False
     floods: bool = False
-    _queue: asyncio.Queue[bytes | None] = field(default_factory=lambda: asyncio.Queue(MAX_QUEUED_MESSAGES))
+    _queue: asyncio.Queue[bytes | None] = field(default_factory=asyncio.Queue)
     _writing: bool = False
     _closing: bool = False
     _messages: Counted = field(default_factory=Counted)
@@ -149,18 +149,16 @@ class Connection:
         except ConnectionError:
             self.end()
             return
-        if self._queue.full():
+        if self._queue.qsize() >= MAX_QUEUED_MESSAGES:
             self.end(Error("too-slow", f"{MAX_QUEUED_MESSAGES} messages wait to be read, the limit: read faster"))
         else:
             self._queue.put_nowait(frame)
 
     def end(self, last: Error | None = None) -> None:
-        """Close once everything queued is sent. If there is no room for `last`, queued messages are dropped for it."""
+        """Close once everything queued is sent, and `last` after it."""
         if self._closing:
             return
         self._closing = True
-        while self._queue.qsize() > MAX_QUEUED_MESSAGES - 2:
-            self._queue.get_nowait()
         if last is not None:
             self._queue.put_nowait(encode(last))
         self._queue.put_nowait(None)
