@@ -57,7 +57,7 @@ def test_a_text_that_drafts_in_grants_counts_by_its_weight_too():
     weights = {}
 
     def seen(ready, *more):
-        weights.update({each.session: each.weight for each in ready})
+        weights.update({each.session: each.worth.weight for each in ready})
         return choose(ready, *more)
 
     devices = tuple(Device(f"d{k}", 0.012, 3.0, 0.75, weight=1.0 + k) for k in range(3))
