@@ -83,15 +83,23 @@ def site(engine, model):
     return Site(engine, model, resume_grace_s=10.0)
 
 
+@pytest.mark.parametrize("name", ["a", "c"])  # the prompt of c fills a block of vLLM's cache
+@pytest.mark.parametrize("params", [GREEDY, HOT], ids=["greedy", "coupled"])
+def test_the_pass_that_reads_the_last_of_a_prompt_brings_a_token(site, name, params):
+    (number,) = site.start(name, params=params)
+    assert site.devices[number].generated == site.alone[number][:1]  # nothing is drafted yet
+    site.finish(number)
+
+
 def test_a_late_device_misses_the_batch_and_its_draft_is_verified_in_the_next(site):
     fast, slow = site.start("a", "c", params=HOT)
     site.draft(fast)
     site.now_s = site.run().until_s
     assert site.one_pass().members == (fast,)
-    assert site.devices[slow].generated == []
+    assert site.devices[slow].generated == site.alone[slow][:1]  # the token that came with its prompt
     site.draft(slow, fast)
     assert set(site.one_pass().members) == {fast, slow}
-    assert len(site.devices[slow].generated) > 1
+    assert len(site.devices[slow].generated) > 2
     site.finish(fast, slow)
 
 

@@ -53,14 +53,14 @@ class Text:
 
     def feed(self, slot, cached, limit):
         left = len(self.committed) - 1 - cached
-        if left > 0:
+        if left > 0 and self.rng.random() < 0.5:
             chunk = self.committed[cached : cached + min(left, self.rng.randint(1, 40))]
             return Feed(slot, cached, chunk, None)
         written = len(self.committed) - len(self.prompt)
         right = self.expected[written : written + self.rng.randint(0, DRAFT)]
         wrong = [self.rng.randrange(self.vocabulary) for _ in range(self.rng.randint(0, 2))]
         draft = [*right, *wrong][: min(DRAFT, limit - written - 1)] if self.rng.random() < 0.8 else []
-        return Feed(slot, len(self.committed) - 1, [self.committed[-1], *draft], self.params)
+        return Feed(slot, cached, [*self.committed[cached:], *draft], self.params, context=left)
 
     @property
     def generated(self):
@@ -77,7 +77,7 @@ def test_ragged_drafts_joins_leaves_and_moves_end_as_they_do_in_the_embedded_ver
     prompts = [[rng.randrange(vocabulary) for _ in range(n)] for n in (2, 5, 33, 34, 60, 20)]
     alone = [decode_alone(model, prompt, params, limit) for prompt in prompts]
     waiting = [Text(rng, vocabulary, text, prompt, params) for prompt, text in zip(prompts, alone, strict=True)]
-    everybody, running, accepted, empty = list(waiting), {}, 0, 0
+    everybody, running, accepted, empty, joined = list(waiting), {}, 0, 0, []
     while waiting or running:
         while waiting and len(running) < SLOTS and rng.random() < 0.6:
             slot = vllm_engine.open()
@@ -99,11 +99,12 @@ def test_ragged_drafts_joins_leaves_and_moves_end_as_they_do_in_the_embedded_ver
         for feed, outcome in zip(feeds, found, strict=True):
             if outcome is not None:
                 text = running[feed.slot]
-                text.committed += [*feed.tokens[1 : 1 + outcome.accepted], outcome.next_token]
+                text.committed += [*feed.draft[: outcome.accepted], outcome.next_token]
                 for engine in (vllm_engine, embedded_engine):
                     engine.commit(feed.slot, len(text.committed) - 1)
                 accepted += outcome.accepted
-                empty += len(feed.tokens) == 1
+                empty += not feed.draft
+                joined += [len(feed.draft)] if feed.context else []
             assert vllm_engine.cached(feed.slot) == embedded_engine.cached(feed.slot)
         for slot, text in list(running.items()):
             if len(text.generated) >= limit:
@@ -113,6 +114,7 @@ def test_ragged_drafts_joins_leaves_and_moves_end_as_they_do_in_the_embedded_ver
     assert [text.generated[:limit] for text in everybody] == alone
     assert accepted > 50  # the drafts mattered
     assert empty > 3  # and so did rounds without one
+    assert min(joined) == 0 < max(joined)  # behind the end of a prompt too
 
 
 def test_a_commit_of_less_than_was_accepted_goes_on_from_there(model, vllm_engine, embedded_engine):
@@ -150,6 +152,18 @@ def test_a_text_may_grow_to_the_full_length(model, engine):
     assert engine.verify([Feed(slot, len(prompt) + 8, [text[8], *text[9:11]], GREEDY)]) == [Outcome(2, text[11])]
     engine.commit(slot, len(prompt) + 11)
     assert engine.cached(slot) == LENGTH - 1
+
+
+@pytest.mark.parametrize("length", [0, DRAFT])
+def test_a_prompt_and_its_draft_may_fill_a_slot(model, engine, length):
+    prompt = [5] * (LENGTH - length)
+    text = decode_alone(model, prompt, GREEDY, length + 1)
+    slot = engine.open()
+    feed = Feed(slot, 0, [*prompt, *text[:length]], GREEDY, context=len(prompt) - 1)
+    assert engine.verify([feed]) == [Outcome(length, text[length])]
+    assert engine.cached(slot) == LENGTH
+    engine.commit(slot, LENGTH - 1)
+    assert engine.verify([Feed(slot, LENGTH - 1, [feed.tokens[-1]], GREEDY)]) == [Outcome(0, text[length])]
 
 
 def test_a_slot_that_is_closed_while_others_go_on_leaves_no_trace(model, engine):
@@ -193,6 +207,8 @@ def test_slots_run_out_with_an_answer_and_come_back(engine):
         Feed(0, 0, [1] * (LENGTH + 1), None),  # too long
         Feed(0, 0, [10**6], GREEDY),  # no such token
         Feed(1, 0, [1], GREEDY),  # not open
+        Feed(0, 0, [1, 2], GREEDY, context=2),  # nothing newest
+        Feed(0, 0, [1, 2], None, context=1),  # no prompt has a context
     ],
 )
 def test_feeds_that_make_no_sense_are_refused(engine, feed):
@@ -201,13 +217,21 @@ def test_feeds_that_make_no_sense_are_refused(engine, feed):
         engine.verify([feed])
 
 
+@pytest.mark.parametrize("context", [0, 3])
+def test_a_draft_that_is_longer_than_vllm_was_told_is_refused(vllm_engine, context):
+    slot = vllm_engine.open()
+    with pytest.raises(ValueError, match=f"a draft of {DRAFT + 1} is longer than {DRAFT}"):
+        vllm_engine.verify([Feed(slot, 0, [1] * (context + 2 + DRAFT), GREEDY, context=context)])
+
+
+@pytest.mark.parametrize("read", [39, 20, 0])  # of the prompt, before the first draft comes
 @pytest.mark.parametrize("rule", [Rule.REJECTION, Rule.REJECTION_UP, Rule.REJECTION_DOWN])
-def test_rejection_rules_find_what_they_find_in_the_embedded_verifier(model, vllm_engine, embedded_engine, rule):
+def test_rejection_rules_find_what_they_find_in_the_embedded_verifier(model, vllm_engine, embedded_engine, rule, read):
     params, form = SamplingParams(0.8, seed=4), DistributionFormat(embedded_engine.vocabulary_size, 40, 12)
     committed, noise = list(range(50, 90)), torch.Generator().manual_seed(0)
     slots = vllm_engine.open(), embedded_engine.open()
     for engine, slot in zip((vllm_engine, embedded_engine), slots, strict=True):
-        engine.verify([Feed(slot, 0, committed[:-1], None)])
+        engine.verify([Feed(slot, 0, committed[:read], None)] if read else [])
     kinds = set()
     for length in (4, 0, 3, 5, 4, 6, 2, 5):
         base, drafted, distributions = len(committed), [], []
@@ -221,8 +245,9 @@ def test_rejection_rules_find_what_they_find_in_the_embedded_verifier(model, vll
         evidence = Evidence(
             rule, form, distributions=tuple(distributions) if whole else (), weights=() if whole else tuple(weights)
         )
+        tokens = [*committed[read:], *drafted]
         found, wanted = (
-            engine.verify([Feed(slot, base - 1, [committed[-1], *drafted], params, evidence)])[0]
+            engine.verify([Feed(slot, read, tokens, params, evidence, context=base - 1 - read)])[0]
             for engine, slot in zip((vllm_engine, embedded_engine), slots, strict=True)
         )
         assert type(found) is type(wanted)
@@ -238,8 +263,9 @@ def test_rejection_rules_find_what_they_find_in_the_embedded_verifier(model, vll
                 tokens[i] = resolve_down(finding, distributions[finding.accepted], params.seed)
         assert tokens[0] == tokens[1]
         committed += [*drafted[: found.accepted], tokens[0]]
+        read = len(committed) - 1
         for engine, slot in zip((vllm_engine, embedded_engine), slots, strict=True):
-            engine.commit(slot, len(committed) - 1)
+            engine.commit(slot, read)
     expected = {Rule.REJECTION: set(), Rule.REJECTION_UP: {Rejection}, Rule.REJECTION_DOWN: {Offer}}[rule]
     assert kinds == {Outcome} | expected
 
@@ -266,7 +292,7 @@ def test_with_drafts_vllm_writes_what_it_writes_alone(model, folder, vllm_engine
         for feed, outcome in zip(feeds, vllm_engine.verify(feeds), strict=True):
             if outcome is not None:
                 text = texts[feed.slot]
-                text.committed += [*feed.tokens[1 : 1 + outcome.accepted], outcome.next_token]
+                text.committed += [*feed.draft[: outcome.accepted], outcome.next_token]
                 vllm_engine.commit(feed.slot, len(text.committed) - 1)
         going = {slot: text for slot, text in going.items() if len(text.generated) < len(text.expected)}
     assert [text.generated for text in texts.values()] == alone
@@ -299,6 +325,85 @@ def test_a_text_that_comes_back_is_served_by_the_prefix_cache(model, vllm_engine
     assert sum(read) <= CPU_BLOCK_TOKENS + len(draft)
 
 
+@pytest.fixture
+def steps(monkeypatch):
+    """Grows by one with each step of vLLM."""
+    from vllm.v1.engine.llm_engine import LLMEngine
+
+    counted, step = [], LLMEngine.step
+    monkeypatch.setattr(LLMEngine, "step", lambda llm: counted.append(1) or step(llm))
+    return counted
+
+
+@pytest.mark.parametrize("params", [GREEDY, SAMPLING["coupled"]], ids=["greedy", "coupled"])
+@pytest.mark.parametrize(("length", "most"), [(0, 1), (4, 2)])
+def test_a_draft_behind_its_prompt_costs_one_step_more_and_no_draft_none(
+    model, vllm_engine, steps, params, length, most
+):
+    other, prompt = [3, 1, 4], random.Random(9).choices(range(vllm_engine.vocabulary_size), k=70)
+    first, text = decode_alone(model, other, params, 9), decode_alone(model, prompt, params, 9)
+    stays, comes = vllm_engine.open(), vllm_engine.open()
+    vllm_engine.verify([Feed(stays, 0, [*other, *first[:2]], params, context=2), Feed(comes, 0, prompt[:40], None)])
+    vllm_engine.commit(stays, 5)
+    steps.clear()
+    wrong = [(text[length] + 1) % vllm_engine.vocabulary_size] * bool(length)
+    feeds = [
+        Feed(stays, 5, first[2:6], params),
+        Feed(comes, 40, [*prompt[40:], *text[:length], *wrong], params, context=29),
+    ]
+    assert vllm_engine.verify(feeds) == [Outcome(3, first[6]), Outcome(length, text[length])]
+    assert len(steps) == most
+    vllm_engine.commit(comes, 70 + length)
+    steps.clear()
+    feeds = [Feed(comes, 70 + length, text[length : length + 3], params)]
+    assert vllm_engine.verify(feeds) == [Outcome(2, text[length + 3])]
+    assert len(steps) == 1  # its request went on
+
+
+@pytest.mark.parametrize("params", [GREEDY, SAMPLING["coupled"]], ids=["greedy", "coupled"])
+def test_a_text_that_comes_back_with_a_draft_in_one_feed_is_its_own(model, vllm_engine, params):
+    """A device that resumes after its slot was lost, beside one that begins with the same prompt."""
+    prompt = random.Random(10).choices(range(vllm_engine.vocabulary_size), k=66)
+    text = decode_alone(model, prompt, params, 12)
+    slot = vllm_engine.open()
+    assert vllm_engine.verify([Feed(slot, 0, [*prompt, *text[:3]], params, context=65)]) == [Outcome(3, text[3])]
+    vllm_engine.close(slot)
+    committed, slots = [*prompt, *text[:4]], (vllm_engine.open(), vllm_engine.open())
+    feeds = [
+        Feed(slots[0], 0, [*committed, *text[4:7], (text[7] + 1) % vllm_engine.vocabulary_size], params, context=69),
+        Feed(slots[1], 0, prompt, params, context=65),
+    ]
+    assert vllm_engine.verify(feeds) == [Outcome(3, text[7]), Outcome(0, text[0])]
+    vllm_engine.commit(slots[0], 50)  # and is cut back
+    again = Feed(slots[0], 50, [*prompt[50:], *text[:2]], params, context=15)
+    assert vllm_engine.verify([again]) == [Outcome(2, text[2])]
+
+
+def test_prompts_that_do_not_fit_a_step_are_read_in_several(model, folder, steps):
+    """And without a prefix cache, so that all of what was read before is read again."""
+    options = {**EXTRA, "max_num_batched_tokens": 64, "enable_prefix_caching": False}
+    engine = VllmEngine.load(folder, SLOTS, LENGTH, max_draft=DRAFT, options=options)
+    try:
+        for params in (GREEDY, SAMPLING["coupled"]):
+            prompts = [random.Random(seed).choices(range(engine.vocabulary_size), k=80) for seed in range(SLOTS)]
+            texts = [decode_alone(model, prompt, params, 6) for prompt in prompts]
+            slots = [engine.open() for _ in prompts]
+            engine.verify([Feed(slots[0], 0, prompts[0][:60], None), Feed(slots[1], 0, prompts[1][:30], None)])
+            steps.clear()
+            feeds = [
+                Feed(slots[0], 60, [*prompts[0][60:], *texts[0][:4]], params, context=19),
+                Feed(slots[1], 30, [*prompts[1][30:], *texts[1][:2], 0, 0], params, context=49),
+                Feed(slots[2], 0, prompts[2], params, context=79),
+            ]
+            found = engine.verify(feeds)
+            assert found == [Outcome(4, texts[0][4]), Outcome(2, texts[1][2]), Outcome(0, texts[2][0])]
+            assert len(steps) > 3
+            for slot in slots:
+                engine.close(slot)
+    finally:
+        engine.shutdown()
+
+
 def test_logits_that_are_no_numbers_are_one_sentence(folder, tmp_path):
     broken = shutil.copytree(folder, tmp_path / "broken")
     weights = load_model(folder)
@@ -313,12 +418,8 @@ def test_logits_that_are_no_numbers_are_one_sentence(folder, tmp_path):
         engine.shutdown()
 
 
-def test_what_profile_times_is_one_step_of_vllm(vllm_engine, monkeypatch):
+def test_what_profile_times_is_one_step_of_vllm(vllm_engine, steps):
     """A text that vLLM had to read anew would cost a step more, which rounds do not bring."""
-    from vllm.v1.engine.llm_engine import LLMEngine
-
-    steps, step = [], LLMEngine.step
-    monkeypatch.setattr(LLMEngine, "step", lambda llm: steps.append(1) or step(llm))
     points = measure_latency(vllm_engine, [(1, 0), (3, 4)], 40, 2, lambda: float(len(steps)), lambda *_: None)
     assert [point.seconds for point in points] == [1.0, 1.0]
 

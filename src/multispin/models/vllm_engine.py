@@ -8,9 +8,9 @@ request's (a new text, a rollback, a lost request) gets a new request; vLLM's pr
 before. Chunks of a prompt are read by requests that end at once, so that they ride along with the others' drafts, and
 leave their keys and values in the prefix cache.
 
-vLLM begins a request by reading a text and emitting a token. Here that token is committed already, so a new request
-reads all but the newest token, and is forced to emit that one. Its first draft is then verified like all others. This
-costs one more step of the engine, only for a new session.
+vLLM begins a request by reading a text and emitting a token, without a draft. So a new request that has a draft reads
+all but the newest token, and is forced to emit that one; its draft is then verified like all others. This costs one
+more step of the engine. A new request without a draft needs no such step: the token that it emits is wanted.
 """
 
 import contextlib
@@ -100,6 +100,7 @@ class VllmEngine(SlotTable):
 
     """
 
+    joins = True
     lacks = NOT_BUILT
 
     def __init__(self, core: "Core", slots: int, max_length: int, max_draft: int, longest_chunk: int) -> None:
@@ -197,7 +198,7 @@ class VllmEngine(SlotTable):
         state.text = state.text[:length]
 
     def verify(self, feeds: Sequence[Feed]) -> list[Finding | Failure | None]:
-        """Run all feeds: chunks of prompts and drafts in one step, sessions that come in one step before it.
+        """Run all feeds: prompts and drafts in one step, and before it what newcomers with a draft must read.
 
         InputError if a logit is not a finite number.
         """
@@ -211,20 +212,21 @@ class VllmEngine(SlotTable):
                 left.append(state.request)
                 state.request = None
         self._core.drop(left)
-        self._admit([feed for feed in feeds if feed.params is not None])
+        self._read_ahead([feed for feed in feeds if _verified(feed)])
         named: dict[str, Feed] = {}
         drafts: dict[str, Sequence[int]] = {}
         rules: dict[str, _Judge] = {}
         for feed in feeds:
-            state, draft = self._open[feed.slot], () if feed.start == 0 else feed.tokens[1:]
+            state, draft = self._open[feed.slot], _verified(feed)
             if feed.params is None:
                 name = self._core.add([*state.text[: feed.start], *feed.tokens], once=True)
-                draft = ()
             else:
-                assert state.request is not None
+                if state.request is None:  # a newcomer without a draft
+                    state.held = _told(state, feed)
+                    state.request = self._core.add(state.held)
                 name = state.request
                 if not _is_argmax(feed.params):
-                    rules[name] = _Judge(feed.start + 1, draft, _evidence(feed, len(draft)), feed.params)
+                    rules[name] = _Judge(feed.newest + 1, draft, _evidence(feed, len(draft)), feed.params)
             named[name], drafts[name] = feed, draft
         emitted = self._core.run(drafts, rules)
         asks = any(feed.evidence is not None and feed.evidence.rule is not Rule.REJECTION for feed in feeds)
@@ -235,17 +237,14 @@ class VllmEngine(SlotTable):
         """Give back vLLM's workers and their memory; the engine cannot be used any more."""
         self._core.shutdown()
 
-    def _admit(self, feeds: Sequence[Feed]) -> None:
-        """Give each of these slots a request that holds its text up to the newest token, if it has none."""
+    def _read_ahead(self, feeds: Sequence[Feed]) -> None:
+        """Give each of these slots a request that has read its text, if it has none: a draft can follow only then."""
         decrees: dict[str, _Decree] = {}
         for feed in feeds:
             state = self._open[feed.slot]
-            if state.request is not None:
-                continue
-            state.held = _told(state, feed)
-            # A text of one token has nothing before it to read: vLLM then answers without the draft, for once.
-            state.request = self._core.add(state.held[:-1] or state.held)
-            if len(state.held) > 1:
+            if state.request is None:
+                state.held = _told(state, feed)
+                state.request = self._core.add(state.held[:-1])
                 decrees[state.request] = _Decree(state.held[-1])
         self._core.run(dict.fromkeys(decrees, ()), decrees)
 
@@ -268,8 +267,8 @@ class VllmEngine(SlotTable):
     def _check(self, feeds: Sequence[Feed]) -> None:
         self.check(feeds, self._max_length, self._vocabulary_size)
         for feed in feeds:
-            if feed.params is not None and len(feed.tokens) - 1 > self._max_draft:
-                raise ValueError(f"a draft of {len(feed.tokens) - 1} is longer than {self._max_draft}, the limit")
+            if feed.params is not None and len(feed.draft) > self._max_draft:
+                raise ValueError(f"a draft of {len(feed.draft)} is longer than {self._max_draft}, the limit")
 
 
 def decode_by_vllm(
@@ -306,7 +305,15 @@ def decode_by_vllm(
 
 def _told(state: _Slot, feed: Feed) -> list[int]:
     """The slot's text up to the newest token, as this feed tells it."""
-    return [*state.text[: feed.start], feed.tokens[0]]
+    return [*state.text[: feed.start], *feed.tokens[: feed.context + 1]]
+
+
+def _verified(feed: Feed) -> Sequence[int]:
+    """The part of the feed's draft that vLLM verifies.
+
+    That is all of it, but behind a text of one token: vLLM has nothing to read before that one, and answers without.
+    """
+    return feed.draft if feed.params is not None and feed.newest else ()
 
 
 def _is_argmax(params: SamplingParams) -> bool:
