@@ -245,6 +245,20 @@ def test_a_key_that_comes_twice_is_refused(raw):
         read_body(raw, ChatBody)
 
 
+@pytest.mark.parametrize(
+    ("raw", "sentence"),
+    [
+        (b"", "^the body is empty: send a JSON object$"),
+        (b" \n", "^the body is empty"),
+        ('{"prompt": "caf\u00e9"}'.encode("latin-1"), "^the body is not valid JSON: it is not UTF-8 text$"),
+    ],
+    ids=["empty", "blank", "Latin-1"],
+)
+def test_a_body_without_json_is_told_for_what_it_is(raw, sentence):
+    with pytest.raises(BadRequestError, match=sentence):
+        read_body(raw, ChatBody)
+
+
 def test_arguments_of_a_call_with_a_key_twice_stay_a_text():
     given = '{"a": 1, "a": 2}'
     called = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": given}}

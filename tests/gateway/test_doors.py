@@ -9,6 +9,7 @@ import pytest
 from tests.gateway.site import api, post, schema
 
 from multispin.edge import TokenFile
+from multispin.protocol import SESSION_PATH
 
 KEY = "a key"
 
@@ -77,20 +78,23 @@ def test_a_path_or_method_that_is_not_there_is_an_error_document_with_a_name(tin
                 ("POST", "/v1/completions"),  # without a key
                 ("POST", "/chat/completions"),
                 ("POST", "/v1/v1/chat/completions"),
+                ("POST", "//v1/chat/completions"),
+                ("POST", "/v1/chat/completions/"),
                 ("POST", "/v1/tokenize"),
             ):
-                async with http.request(method, path, headers={"X-Request-Id": "mine"}) as answer:
+                address = http.url.replace("ws:", "http:").replace(SESSION_PATH, path)
+                async with http.request(method, address, headers={"X-Request-Id": "mine"}) as answer:
                     found.append((answer, (await answer.json())["error"]))
             async with http.get("/elsewhere") as answer:
                 return found, await answer.text()
 
     found, elsewhere = asyncio.run(scenario())
-    statuses = [404, 405, 405, 401, 404, 404, 404]
+    statuses = [404, 405, 405, 401, *[404] * 5]
     assert [answer.status for answer, _ in found] == [document["code"] for _, document in found] == statuses
     assert {answer.headers["X-Request-Id"] for answer, _ in found[:4]} == {"mine"}
     assert (found[1][0].headers["Allow"], found[2][0].headers["Allow"]) == ("POST", "POST")
     assert "takes POST, not GET" in found[1][1]["message"]
-    for (_, document), meant in zip(found[4:], (*["/v1/chat/completions"] * 2, "/tokenize"), strict=True):
+    for (_, document), meant in zip(found[4:], (*["/v1/chat/completions"] * 4, "/tokenize"), strict=True):
         assert f"here, but {meant}: " in document["message"]
     assert elsewhere == "404: Not Found"
 

@@ -138,7 +138,8 @@ def test_a_call_that_is_cut_before_its_arguments_leaves_no_text(cut):
     ("tools", "choice", "sentence"),
     [
         ([{"type": "web_search"}], None, 'only "function"'),
-        ([{"type": "function"}], None, "no function with a name"),
+        ([{"type": "function"}], None, "a tool has no name: give it under"),
+        ([{"type": "function", "name": "f"}], None, "a tool has no name: give it under"),
         ([{"type": "function", "function": {"name": "a b"}}], None, "is wrong: use 1"),
         ([{"type": "function", "function": {"name": "f", "parameters": {"type": "array"}}}], None, 'type "object"'),
         ([*TOOLS, TOOLS[0]], None, "same name"),

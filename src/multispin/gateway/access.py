@@ -67,7 +67,8 @@ async def no_such_path(request: web.Request) -> web.StreamResponse:
         allowed |= (await resource.resolve(request))[1]
         known.add(resource.canonical)
     allowed.discard(hdrs.METH_ANY)  # this handler's own route
-    for meant in (f"/v1{request.path}", request.path.removeprefix("/v1")):
+    tidy = f"/{'/'.join(filter(None, request.path.split('/')))}"  # a base URL that ends in a slash makes two of them
+    for meant in (tidy, f"/v1{tidy}", tidy.removeprefix("/v1")):
         if not allowed and meant in known:
             return _refusal(404, f"there is no {request.path} here, but {meant}: correct the client's base URL")
     if not is_of_api(request):

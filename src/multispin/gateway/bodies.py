@@ -357,10 +357,14 @@ def read_body(raw: bytes, kind: type[Body]) -> Body:
         BadRequestError: the body is not JSON, a field has the wrong type, or an unsupported field has a value that
             would change the text.
     """
+    if not raw.strip():
+        raise BadRequestError("the body is empty: send a JSON object")
     try:
         check_keys(raw)
         given = msgspec.json.decode(raw.removeprefix(BOM_UTF8))
-    except (InputError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UnicodeDecodeError:  # its position is counted from the beginning of a string
+        raise BadRequestError("the body is not valid JSON: it is not UTF-8 text") from None
+    except (InputError, msgspec.DecodeError, RecursionError) as error:
         raise BadRequestError(f"the body is not valid JSON: {error}") from None
     if not isinstance(given, dict):
         raise BadRequestError("the body is not a JSON object")

@@ -163,7 +163,8 @@ def _tool(given: Any, flat: bool) -> Tool:
         raise FormatError(f'a tool has the type {shown(kind)}: only "function" is supported')
     function = given if flat else given.get("function")
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-        raise FormatError("a tool has no function with a name")
+        where = "beside its type, as in Responses" if flat else 'under "function"'
+        raise FormatError(f"a tool has no name: give it {where}")
     name, description = function["name"], function.get("description") or ""
     if not _NAME.fullmatch(name):
         raise FormatError(f"the tool name {shown(name)} is wrong: use 1 … 64 letters, digits, '_', '.' or '-'")
