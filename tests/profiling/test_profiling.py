@@ -65,6 +65,23 @@ def test_batches_are_timed_in_turns_and_leave_nothing_behind(tiny_folder):
             measure_latency(engine, grid, context, 1, Clock(), lambda *_: None)
 
 
+def test_timing_ends_with_its_time_but_not_before_three_calls_of_each_batch(tiny_folder):
+    engine = Verifier(load_model(tiny_folder), 4, 64)
+
+    def turns(repeats, longest_s):
+        found = []
+        points = measure_latency(
+            engine, [(1, 0), (4, 3)], 20, repeats, Clock(), lambda *turn: found.append(turn), longest_s=longest_s
+        )
+        assert [p.seconds for p in points] == [1.0, 1.0]
+        return found
+
+    assert turns(9, 0.0)[-2:] == [(3, 10), (4, 4)]  # the first warms up
+    assert turns(9, 20.0)[-1] == (5, 5)  # a reading of this clock takes 1 s, and a turn has four or five
+    assert turns(2, 0.0) == [(1, 3), (2, 3), (3, 3)]
+    assert turns(9, 1e9)[-1] == (10, 10)
+
+
 @pytest.fixture(scope="module")
 def written(tiny_folder):
     """The tiny target's texts at both temperatures: (params, prompt length, ids)."""

@@ -6,7 +6,6 @@ import statistics
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +24,8 @@ UNKNOWN_POSITIONS = 2**20
 LONGEST_RUN = 12
 """Number of a draft's positions in the acceptance profile."""
 DRAFT_LENGTH = 8
+LONGEST_TIMING_S = 120.0
+"""Time after which no further turn over all batches is timed [s], once there were `LEAST_REPEATS`."""
 _PLACES = 4
 
 
@@ -54,13 +55,20 @@ def _time_verification(options: Mapping[str, Any], grid: Sequence[tuple[int, int
     room = options["context"] + longest + 2
     with stage(show, f"loading {options['target']}"):
         engine = load_engine({**options, "slots": most, "max_length": room, "max_draft_length": max(1, longest)})
+    turns = 0
+
+    def report(done: int, total: int) -> None:
+        nonlocal turns
+        turns = done
+        show("timing verification", done, total)
+
     try:
-        points = measure_latency(engine, grid, options["context"], options["repeats"], time.perf_counter,
-                                 partial(show, "timing verification"))  # fmt: skip
+        points = measure_latency(engine, grid, options["context"], options["repeats"], time.perf_counter, report,
+                                 longest_s=LONGEST_TIMING_S)  # fmt: skip
     finally:
         if options["engine"] == "vllm":
             engine.shutdown()  # free its memory and workers for the rest
-    return _verification(points, fit_latency(points), options)
+    return _verification(points, fit_latency(points), options["context"], turns - 1)  # the first turn warms up
 
 
 def _measure_drafters(
@@ -115,7 +123,7 @@ def _trace_path(path: Path, spec: str, drafters: int) -> Path:
     return path if drafters == 1 else path.with_name(f"{path.stem}-{safe}{path.suffix}")
 
 
-def _verification(points: "Sequence[BatchTiming]", fit: "LatencyFit", options: Mapping[str, Any]) -> dict[str, Any]:
+def _verification(points: "Sequence[BatchTiming]", fit: "LatencyFit", context: int, repeats: int) -> dict[str, Any]:
     return {
         "fixed_s": fit.fixed_s,
         "per_device_s": fit.per_device_s,
@@ -123,8 +131,8 @@ def _verification(points: "Sequence[BatchTiming]", fit: "LatencyFit", options: M
         "relative_rms_error": fit.relative_rms,
         "worst_relative_error": fit.worst_relative,
         "worst": dataclasses.asdict(fit.worst),
-        "context_tokens": options["context"],
-        "repeats": options["repeats"],
+        "context_tokens": context,
+        "repeats": repeats,
         "points": [
             {**dataclasses.asdict(point), "fitted_s": fit.predict(point.devices, point.tokens)} for point in points
         ],

@@ -48,7 +48,11 @@ FEWEST_POINTS = 3
 @click.option("--context", type=click.IntRange(1, 10**6), default=128, show_default=True,
               help="Tokens in the cache of each session while timing.")  # fmt: skip
 @click.option(
-    "--repeats", type=click.IntRange(1, 1000), default=7, show_default=True, help="How often each batch is timed."
+    "--repeats",
+    type=click.IntRange(1, 1000),
+    default=7,
+    show_default=True,
+    help="How often each batch is timed; after 2 minutes, 3 times are enough.",
 )
 @click.option("--out", type=PathOption(dir_okay=False, path_type=Path), help="Write a scenario file.")
 @click.option("--trace", type=PathOption(dir_okay=False, path_type=Path),

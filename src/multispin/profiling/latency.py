@@ -4,6 +4,7 @@ Every batch is timed many times, in turn with all others, and the median counts.
 all batches alike, and a single stall affects none.
 """
 
+import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from multispin.estimation.nonnegative import nonnegative_least_squares
 from multispin.speculation import Drafter, Engine, Feed, Outcome, SamplingParams
 
 Clock = Callable[[], float]
+LEAST_REPEATS = 3
+"""Fewest timed calls of a batch: of three, one stall is not the median."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,7 @@ def measure_latency(
     clock: Clock,
     report: Callable[[int, int], None],
     before: Callable[[], None] = lambda: None,
+    longest_s: float = math.inf,
 ) -> list[BatchTiming]:
     """Time `verify` for batches of (devices, draft length) whose sessions hold `context` tokens and one more.
 
@@ -83,10 +87,12 @@ def measure_latency(
         engine: verification engine with enough free slots for the largest batch.
         grid: batches to time, as pairs of (devices, draft length).
         context: tokens in the cache of each session; which ones does not matter to the time.
-        repeats: timed calls of each batch; one more call warms up and is not timed.
+        repeats: timed calls of each batch, `LEAST_REPEATS` at least once `longest_s` have passed; one more call warms
+            up and is not timed.
         clock: function that returns the time [s].
-        report: function of (turns done, all turns).
+        report: function of (turns done, all turns); where time ends them, all are those that were done.
         before: function that is called before each timed call, for what else happens in a round; default none.
+        longest_s: time after which no further turn begins [s]; default no limit.
 
     """
     most = max(devices for devices, _ in grid)
@@ -106,6 +112,7 @@ def measure_latency(
         for slot in slots:
             engine.verify([Feed(slot, 0, text[:context], None)])
         times: dict[tuple[int, int], list[float]] = {kind: [] for kind in grid}
+        started = clock()
         for turn in range(repeats + 1):
             for devices, length in grid:
                 own = slots[:devices]
@@ -123,7 +130,10 @@ def measure_latency(
                     engine.commit(slot, context)
                 if turn:
                     times[devices, length].append(spent_s)
-            report(turn + 1, repeats + 1)
+            ends = turn >= LEAST_REPEATS and clock() - started >= longest_s
+            report(turn + 1, turn + 1 if ends else repeats + 1)
+            if ends:
+                break
     finally:
         for slot in slots:
             engine.close(slot)
