@@ -128,15 +128,15 @@ def test_algorithm1_stays_finite(alpha, seconds):
 
 
 def test_two_more_or_one_fewer():
-    assert next_length(5, 5, 5) == 7
-    assert next_length(5, 5, 4) == 4
-    assert next_length(1, 1, 0) == 1
+    assert next_length(5, 5, 5, longest=25) == 7
+    assert next_length(5, 5, 4, longest=25) == 4
+    assert next_length(1, 1, 0, longest=25) == 1
     assert next_length(24, 24, 24, longest=25) == 25
-    assert next_length(5, 0, 0) == 5
+    assert next_length(5, 0, 0, longest=25) == 5
     # A draft cut short by its device's limit, but accepted whole, still counts as whole.
-    assert next_length(8, 3, 3) == 10
+    assert next_length(8, 3, 3, longest=25) == 10
     with pytest.raises(InputError, match=r"accepted is 6; it must be in \[0, 5\]"):
-        next_length(5, 5, 6)
+        next_length(5, 5, 6, longest=25)
 
 
 def test_a_plan_for_given_lengths(paper_scenario):

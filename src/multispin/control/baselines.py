@@ -11,7 +11,7 @@ FIXED_LENGTH = 8
 """Draft length of the paper's Fixed BW&L."""
 
 
-def next_length(previous: int, drafted: int, accepted: int, *, shortest: int = 1, longest: int = 25) -> int:
+def next_length(previous: int, drafted: int, accepted: int, *, longest: int) -> int:
     """The +2/−1 rule: two more tokens after a draft that was accepted whole, one fewer otherwise.
 
     It knows neither times nor bandwidth. A pure function, so that a simulator may hold the state. A round without a
@@ -21,8 +21,7 @@ def next_length(previous: int, drafted: int, accepted: int, *, shortest: int = 1
         previous: length that the device was told last [tokens].
         drafted: tokens that it drafted.
         accepted: tokens of the draft that the server accepted.
-        shortest: least length to return; default 1.
-        longest: greatest length to return; default 25.
+        longest: greatest length to return; the least is 1.
 
     Source: the "heuristic" assistant-token schedule of transformers' assisted generation
     (`AssistedCandidateGenerator.update_candidate_strategy`).
@@ -30,8 +29,8 @@ def next_length(previous: int, drafted: int, accepted: int, *, shortest: int = 1
     if not 0 <= accepted <= drafted:
         raise InputError(f"accepted is {accepted}; it must be in [0, {drafted}], the tokens drafted")
     if drafted == 0:
-        return min(max(previous, shortest), longest)
-    return min(max(previous + 2 if accepted == drafted else previous - 1, shortest), longest)
+        return min(max(previous, 1), longest)
+    return min(max(previous + 2 if accepted == drafted else previous - 1, 1), longest)
 
 
 def equal_shares(problem: Problem, lengths: Ints) -> Floats:

@@ -52,9 +52,9 @@ class LocalDriver:
         self.passes.disconnect(number, self.now_s)
         self.devices.pop(number).lose()
 
-    def say(self, number: int, message: Uplink, frame_bytes: int = 40) -> None:
-        """Send a device's message, and deliver the immediate answers."""
-        for answer in self.passes.receive(number, message, frame_bytes, self.now_s):
+    def say(self, number: int, message: Uplink) -> None:
+        """Send a device's message in a frame of 40 bytes, and deliver the immediate answers."""
+        for answer in self.passes.receive(number, message, 40, self.now_s):
             self.hear(number, answer)
 
     def hear(self, number: int, message: Downlink) -> None:

@@ -340,12 +340,12 @@ class Streams:
         if riding is None or request is None:
             return
         self._state.engine.commit(job.feed.slot, job.feed.newest + 1 + outcome.accepted)
-        commit, trials = session.settle_stream(outcome)
+        commit, comparison = session.settle_stream(outcome)
         self._state.tell(number, commit)
         delivered = commit.accepted + len(commit.ids)
         self._state.rows.append(DecidedDraft(number, job.drafted, min(outcome.accepted, delivered), delivered))
-        if trials.compared:
-            self._state.controller.observe_outcome(number, trials.compared, trials.equal)
+        if comparison.compared:
+            self._state.controller.observe_outcome(number, comparison.compared, comparison.equal)
         if len(riding.ids) > riding.own and outcome.accepted >= riding.own:
             of_edge = len(riding.ids) - riding.own
             self._beliefs.observe_edge_outcome(number, of_edge, outcome.accepted - riding.own)

@@ -2,7 +2,7 @@
 
 from multispin.passes.seats import Seat, TrialDraft
 from multispin.passes.state import EdgeState
-from multispin.protocol import Downlink, Draft
+from multispin.protocol import Downlink, Draft, comparison_of
 
 
 def tried(
@@ -22,10 +22,7 @@ def compare(state: EdgeState, seat: Seat) -> None:
     trial, request = seat.trial, seat.session.request
     if trial is None or trial.ids is None or request is None:
         return
-    written = request.committed[trial.base : trial.base + len(trial.ids)]
-    right = 0
-    while right < len(written) and written[right] == trial.ids[right]:
-        right += 1
-    if right < len(written) or right == len(trial.ids):
-        state.controller.observe_outcome(seat.session.number, trial.grant.length, right)
+    found = comparison_of(trial.ids, request.committed[trial.base : trial.base + len(trial.ids)])
+    if found.contradicted or found.compared == len(trial.ids):
+        state.controller.observe_outcome(seat.session.number, trial.grant.length, found.equal)
         seat.trial = None

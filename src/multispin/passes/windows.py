@@ -229,9 +229,10 @@ class Windows:
         if way_s > 0.0 or flow.is_sample:
             draft_s, band_hz = message.draft_us * 1e-6, stage.window.bandwidth_hz
             self._beliefs.observe_draft(number, message.length, draft_s, 8 * frame_bytes, band_hz, way_s)
-        if arrival.trials.compared:
-            self._state.controller.observe_outcome(number, arrival.trials.compared, arrival.trials.equal)
-            if arrival.trials.equal < arrival.trials.compared and self._paying.tried(number):
+        comparison = arrival.comparison
+        if comparison.compared:
+            self._state.controller.observe_outcome(number, comparison.compared, comparison.equal)
+            if comparison.contradicted and self._paying.tried(number):
                 self._rest(seat, now_s)
 
     def ended(self, number: int, now_s: float) -> None:

@@ -7,7 +7,7 @@ from multispin.lazily import lazily
 if TYPE_CHECKING:
     from multispin.protocol.device_session import DeviceSession
     from multispin.protocol.edge_session import EdgeSession, check_hello, check_version
-    from multispin.protocol.edge_stream import Arrival, StreamCounts, Streaming, Trials
+    from multispin.protocol.edge_stream import Arrival, Comparison, StreamCounts, Streaming, comparison_of
     from multispin.protocol.limits import (
         MAX_DRAFT_LENGTH,
         MAX_FRAME_BYTES,
@@ -57,6 +57,7 @@ __all__ = [
     "Chunk",
     "Close",
     "Commit",
+    "Comparison",
     "DeviceSession",
     "Distribution",
     "DistributionAsked",
@@ -82,13 +83,13 @@ __all__ = [
     "StreamCounts",
     "Streaming",
     "Tail",
-    "Trials",
     "Uplink",
     "Verdict",
     "Welcome",
     "Window",
     "check_hello",
     "check_version",
+    "comparison_of",
     "decode_downlink",
     "decode_uplink",
     "encode",
@@ -102,7 +103,7 @@ __getattr__ = lazily(
     {
         "device_session": ("DeviceSession",),
         "edge_session": ("EdgeSession", "check_hello", "check_version"),
-        "edge_stream": ("Arrival", "StreamCounts", "Streaming", "Trials"),
+        "edge_stream": ("Arrival", "Comparison", "StreamCounts", "Streaming", "comparison_of"),
         "limits": ("MAX_DRAFT_LENGTH", "MAX_FRAME_BYTES", "MAX_RETAINED", "PROTOCOL_VERSION", "SESSION_PATH"),
         "messages": (
             "Ask",

@@ -17,7 +17,7 @@ from collections.abc import Collection, Sequence
 
 from msgspec.structs import replace
 
-from multispin.protocol.edge_stream import Arrival, StreamCounts, Streaming, Trials
+from multispin.protocol.edge_stream import Arrival, Comparison, StreamCounts, Streaming
 from multispin.protocol.limits import MAX_SCORED_TAIL, PROTOCOL_VERSION
 from multispin.protocol.messages import (
     Ask,
@@ -203,15 +203,15 @@ class EdgeSession:
         self.counts.wasted += len(ids)
         return Arrival()
 
-    def settle_stream(self, outcome: Outcome) -> tuple[Commit, Trials]:
+    def settle_stream(self, outcome: Outcome) -> tuple[Commit, Comparison]:
         """Commit the result of the pass. Returns the message for the device, and what this shows of its drafter."""
         request, stage = self.request, self.stage
         if request is None or not isinstance(stage, Streaming):
             raise ValueError(f"session {self.number} does not stream")
-        commit, trials = stage.settle(outcome, request)
+        commit, comparison = stage.settle(outcome, request)
         if request.finish:
             self._end_stream(stage)
-        return commit, trials
+        return commit, comparison
 
     def end(self) -> None:
         """End the session: tokens drafted ahead will not be decided."""

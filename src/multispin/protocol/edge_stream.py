@@ -21,11 +21,11 @@ MOST_RESTARTS = 64
 """Most chains that a device may begin without a new message; each message to it allows one more."""
 
 
-class Trials(NamedTuple):
+class Comparison(NamedTuple):
     """Drafted tokens whose positions are committed by now, compared with the text to learn about the drafter.
 
     Attributes:
-        compared: number of a chain's tokens, from its first undecided one on, that could be compared with the text.
+        compared: number of the tokens, from the first undecided one on, that could be compared with the text.
         equal: number of these tokens, from the first on, that are equal to the text's.
 
     """
@@ -33,18 +33,23 @@ class Trials(NamedTuple):
     compared: int = 0
     equal: int = 0
 
+    @property
+    def contradicted(self) -> bool:
+        """Whether a token differs from the text's."""
+        return self.equal < self.compared
+
 
 class Arrival(NamedTuple):
     """The result of taking in a chunk.
 
     Attributes:
         begins: whether the chunk is the first of its chain.
-        trials: comparisons of drafted tokens with the text, to learn about the drafter.
+        comparison: its tokens whose positions are committed already, compared with the text.
 
     """
 
     begins: bool = False
-    trials: Trials = Trials()
+    comparison: Comparison = Comparison()
 
 
 _BEGINS, _GOES_ON = Arrival(begins=True), Arrival()
@@ -153,12 +158,12 @@ class Streaming:
             self.pending += ids
             return _BEGINS if begins else _GOES_ON
         written = committed[message.start : self.received]
-        trials = _compare(ids, written)
+        comparison = comparison_of(ids, written)
         self.counts.wasted += len(written)
         self.pending += ids[len(written) :]
-        if trials.equal < trials.compared:
+        if comparison.contradicted:
             self.kill()
-        return Arrival(begins, trials)
+        return Arrival(begins, comparison)
 
     def take(self, count: int, added: Sequence[int] = ()) -> tuple[int, ...]:
         """Tokens for the next pass: the first `count` pending ones or all, and then the edge's own drafts.
@@ -169,7 +174,7 @@ class Streaming:
         self.riding = Riding((*own, *added), len(own), known=self.alive)
         return self.riding.ids
 
-    def settle(self, outcome: Outcome, request: RunningRequest) -> tuple[Commit, Trials]:
+    def settle(self, outcome: Outcome, request: RunningRequest) -> tuple[Commit, Comparison]:
         """Commit the result of the pass. Returns the message for the device, and what this shows of its drafter."""
         riding = self.riding
         if riding is None:
@@ -183,19 +188,19 @@ class Streaming:
         own_stand = min(stand, riding.own)
         self.counts.accepted += own_stand
         self.counts.rejected += riding.own - own_stand
-        trials = _compare(self.pending, written)
+        comparison = comparison_of(self.pending, written)
         counted = riding.own if riding.known else 0  # pending tokens that count as accepted or rejected
         self.riding = None
-        if request.finish or trials.equal < trials.compared:
+        if request.finish or comparison.contradicted:
             self.counts.wasted -= counted
             self.kill()
         else:
-            self.counts.wasted += max(0, trials.compared - counted)
-            del self.pending[: trials.compared]
+            self.counts.wasted += max(0, comparison.compared - counted)
+            del self.pending[: comparison.compared]
         verified, accepted = (riding.own, own_stand) if riding.known else (0, 0)
         scores = request.scores(base, len(request.committed))
         commit = Commit(base, self.epoch, verified, accepted, tuple(written[accepted:]), request.finish, scores)
-        return commit, trials
+        return commit, comparison
 
     def _told(self) -> None:
         """Note a message to the device, after which it may begin another chain."""
@@ -219,10 +224,10 @@ class Streaming:
         self.alive, self.late = False, max(self.longest, 1)
 
 
-def _compare(ids: Sequence[int], written: Sequence[int]) -> Trials:
-    """Compare drafted tokens with the text at their positions."""
+def comparison_of(ids: Sequence[int], written: Sequence[int]) -> Comparison:
+    """Compare drafted tokens with the text from the first one's position on."""
     compared = min(len(ids), len(written))
     for index in range(compared):
         if ids[index] != written[index]:
-            return Trials(compared, index)
-    return Trials(compared, compared)
+            return Comparison(compared, index)
+    return Comparison(compared, compared)
