@@ -266,31 +266,29 @@ class _PendingTable:
         self._pending, self._alpha, self._room = pending, alpha, room
         self._plain_s = verifier.verify_s([0] * len(ready))
         self._floor = np.maximum(least, 1.0 / self._plain_s)
-        self._step_price, of_edge = 0.0, 0.0
         # A session below plain decoding, or below what was asked for it, counts more. Time is dearer by the tokens that
         # it should get in it.
-        more = 2.0 ** np.maximum(0.0, (short - SLACK_TOKENS) / DOUBLES_TOKENS) - 1.0
-        self.short: Mask = (more > 0.0) & (asked <= 0.0)
-        limits, least = np.where(self.short, most_owed, np.inf), np.maximum(LEAST_OF_PLAIN / self._plain_s, asked)
-        more = np.minimum(more, limits)
-        self._wait_price = price + float(np.where(self.short, np.minimum(more, MOST_OWED_WAITING), more) @ least)
-        price += float(more @ least)
-        self._price, self._weight, self._own_weight = price, weight + more, weight
+        owed, floor, self.short = _owed(short, asked, self._plain_s, most_owed)
+        waiting = np.where(self.short, np.minimum(owed, MOST_OWED_WAITING), owed)
+        self._wait_price = price + float(waiting @ floor)
+        price += float(owed @ floor)
+        self._weight, self._own_weight = weight + owed, weight
         self._token_price, self._ride_price = price * verifier.per_token_s, price * verifier.per_device_s
-        if edge_drafter is None:
-            edge, self._extra = np.zeros((1, 1)), np.zeros((1, 1))
-        else:
-            self._step_price = price * edge_drafter.fixed_s
-            of_edge = self._token_price + price * edge_drafter.per_device_s
-            most = np.minimum(edge_room, room)
-            edge = np.minimum(np.arange(int(most.max()) + 1)[:, None], most)
-            self._extra = _expected(edge_alpha, edge) - 1.0
-        self._edge, self._edge_price = edge, of_edge * edge
         drafts_on = self._rate > 0.0
         self._token_worth = np.where(drafts_on, token_worth, 0.0)
         self._lost = np.where(drafts_on, restart_worth, 0.0)
-        if edge_drafter is not None:  # a contradicted device hears of it only after the edge has drafted
+        if edge_drafter is None:
+            edge, self._extra = np.zeros((1, 1)), np.zeros((1, 1))
+            self._step_price, self._edge_price = 0.0, edge
+        else:
+            most = np.minimum(edge_room, room)
+            edge = np.minimum(np.arange(int(most.max()) + 1)[:, None], most)
+            self._extra = _expected(edge_alpha, edge) - 1.0
+            self._step_price = price * edge_drafter.fixed_s
+            self._edge_price = (self._token_price + price * edge_drafter.per_device_s) * edge
+            # A contradicted device hears of it only after the edge has drafted.
             self._lost = self._lost + self._token_worth * self._rate * edge_drafter.fixed_s * edge
+        self._edge = edge
         self._vain = np.minimum(self._token_worth * edge, self._lost)  # instead, the device may start over
         self._survives = alpha ** (edge + 1.0)
         # The n-th token of the device gains w α^n, and takes as much from what comes after it as that is less likely.
@@ -396,6 +394,20 @@ class _PendingTable:
         later = _expected(self._alpha, np.minimum(self._pending + comes, self._room))
         allowed_s = np.maximum((later - self._behind) / self._floor - lasts_s, 0.5 * self._plain_s)
         return np.asarray(allowed_s - self._waited_s - lasts_s)
+
+
+def _owed(short: Floats, asked: Floats, plain_s: float, most: float) -> tuple[Floats, Floats, Mask]:
+    """π_k and f_k of each session's floor, and who is short of plain decoding and not of what was asked for it, [K].
+
+    Args:
+        short: tokens by which it is short of f_k.
+        asked: goodput that was asked for it; 0 if none was [tokens/s].
+        plain_s: time of a pass in which nobody drafts [s].
+        most: limit of π_k of those for whom nothing was asked.
+    """
+    owed = 2.0 ** np.maximum(0.0, (short - SLACK_TOKENS) / DOUBLES_TOKENS) - 1.0
+    of_plain = (owed > 0.0) & (asked <= 0.0)
+    return np.minimum(owed, np.where(of_plain, most, np.inf)), np.maximum(LEAST_OF_PLAIN / plain_s, asked), of_plain
 
 
 def _expected(alpha: Floats, length: Floats) -> Floats:
