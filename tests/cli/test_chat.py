@@ -135,7 +135,7 @@ def test_the_address_of_the_edge_alone_leads_a_browser_to_its_dashboard(edge):
 
 
 @contextlib.contextmanager
-def server(chunks, asked, tls=None, end=b"data: [DONE]\n\n", model="evil\x1b[2J", thinks_s=0.0):
+def server(chunks, asked, tls=None, end=b"data: [DONE]\n\n", model="evil\x1b[2J", thinks_s=0.0, status=200):
     """An API of a model that thinks so long, streams these choices and this end.
 
     `asked` takes the bodies and keys of its requests.
@@ -147,7 +147,7 @@ def server(chunks, asked, tls=None, end=b"data: [DONE]\n\n", model="evil\x1b[2J"
 
     async def complete(request):
         asked.append((await request.json(), request.headers.get("Authorization")))
-        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        response = web.StreamResponse(status=status, headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
         await asyncio.sleep(thinks_s)
         for chunk in chunks:
@@ -309,17 +309,20 @@ def test_without_a_server_there_is_one_sentence_and_exit_code_2(url, sentence, c
 
 
 @pytest.mark.parametrize(
-    ("end", "sentence"),
+    ("chunks", "end", "status", "sentence"),
     [
-        (b": the end", "the server's answer ended in the middle, without [DONE]: ask again"),
-        (b"data: " + b"x" * (MAX_LINE_BYTES + 2**18), "the server sent a line of over 1048576 bytes"),
+        (1, b": the end", 200, "the server's answer ended in the middle, without [DONE]: ask again"),
+        (1, b"data: " + b"x" * (MAX_LINE_BYTES + 2**18), 200, "the server sent a line of over 1048576 bytes"),
+        (0, b"<html>Bad Gateway</html>", 502, "the server answered with HTTP status 502"),
+        (0, b"", 504, "the server answered with HTTP status 504"),
+        (0, b'{"error": {"message": "no room"}}', 429, "the server refuses: no room"),
     ],
-    ids=["early", "endless line"],
+    ids=["early", "endless line", "page of a proxy", "nothing of a proxy", "refusal"],
 )
-def test_an_answer_that_ends_early_or_never_is_told(end, sentence, monkeypatch, capsys):
-    with server([choice("yes")], [], end=end) as url:
+def test_an_answer_that_ends_early_or_never_is_told(chunks, end, status, sentence, monkeypatch, capsys):
+    with server([choice("yes")] * chunks, [], end=end, status=status) as url:
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"hi")))
         assert run(["chat", url]) == 2
     shown = capsys.readouterr()
-    assert shown.out == "yes"
+    assert shown.out == "yes" * chunks
     assert sentence in shown.err

@@ -358,7 +358,9 @@ def _http(talk: Talk) -> Any:
 
 async def _whole(answer: Any) -> ServerAnswer:
     """An answer in one document; InputError with the server's own message if it refuses."""
-    found = read_answer(await _bounded(answer))
+    data = await _bounded(answer)
+    of_a_proxy = answer.status != 200 and not data.lstrip().startswith(b"{")  # which answers in HTML, or with nothing
+    found = ServerAnswer() if of_a_proxy else read_answer(data)
     if answer.status != 200:
         raise InputError(
             f"the server answered with HTTP status {answer.status}: is this the base URL of an OpenAI-compatible API?"
