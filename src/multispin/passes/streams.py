@@ -12,6 +12,7 @@ from functools import partial
 
 from multispin.control import EdgeDrafter
 from multispin.control.streams import Candidate, Decide, Go, Ride, Wait, choose
+from multispin.passes.delays import Delays
 from multispin.passes.edge_drafts import EdgeDrafts
 from multispin.passes.edge_trials import EdgeTrials
 from multispin.passes.grants import Grants
@@ -27,10 +28,6 @@ from multispin.speculation import Failure, Finding, Outcome
 
 UNLEARNED_PASSES = 12
 """Number of the edge's first passes in which no session counts as behind plain decoding: its time is still a guess."""
-MOST_WAIT = 0.15
-"""Longest delay of a pass that is worth its time, as a share of the usual time of a pass …"""
-MOST_WAIT_FOR_ALL = 0.6
-"""… which grows up to this share, the more of the present sessions it waits for."""
 LOOK_S = 2e-5
 """Least time between two decisions while waiting, for each session [s]; a decision takes about half of it."""
 SHORTEST_SLEEP_S = 2e-4
@@ -68,10 +65,8 @@ class Streams:
         self._since_s: float | None = None  # start of the counted engine time [s]; None: the engine is not needed
         self._report: RoundReport | None = None
         self._looks_s = 0.0  # time of the next decision while waiting [s]
-        self._put_off_s: float | None = None  # time since which a pass that is worth its time is delayed [s] …
-        self._put_off_until_s = 0.0  # … and until which it may be, for those that it waited for at first [s]
         self._planned: Go | None = None  # the next or current pass
-        self._waits_s: float | None = None  # time since which waiting has been better [s]
+        self._delays = Delays()
 
     @property
     def number(self) -> int:
@@ -135,22 +130,13 @@ class Streams:
         self._present = len(ready)
         if ready and self._since_s is None:
             self._since_s = now_s
-        waited_s = 0.0 if self._put_off_s is None else now_s - self._put_off_s
-        patience_s, for_all_s = (share * self._pass_s - waited_s for share in (MOST_WAIT, MOST_WAIT_FOR_ALL))
-        if self._put_off_s is not None:  # some have come meanwhile, so fewer are awaited
-            patience_s = max(patience_s, self._put_off_until_s - now_s)
         verifier, price = self._beliefs.verifier(), self._price(ready)
-        decision = self._decide(ready, verifier, price, self._edge_drafter(), patience_s, for_all_s)
+        decision = self._decide(
+            ready, verifier, price, self._edge_drafter(), *self._delays.patience(now_s, self._pass_s)
+        )
+        waited_s = self._delays.decided(decision, bool(ready), now_s)
         if isinstance(decision, Go):
-            self._put_off_s = None
-            waited_s = 0.0 if self._waits_s is None else now_s - self._waits_s
             self._prices.promise(decision.expected_tokens, waited_s + decision.pass_s, self._pass_s)
-            self._waits_s = None
-        elif self._waits_s is None or not ready:
-            self._waits_s = now_s if ready else None
-        if isinstance(decision, Wait) and decision.puts_off:
-            self._put_off_s = now_s if self._put_off_s is None else self._put_off_s
-            self._put_off_until_s = now_s + decision.for_s
         self._planned = decision if isinstance(decision, Go) else None
         rides = decision.rides if isinstance(decision, Go) else ()
         rides = self._half_passes.chosen(rides, {each.session for each in ready if each.must_ride})
