@@ -193,6 +193,16 @@ def test_a_drafter_with_nothing_to_say_is_asked_again_when_the_text_goes_on():
     wire.device.drafted(1, 4, [V], 0.0)  # a special token that the target lacks
     assert wire.device.room_ahead == 0
     assert wire.device.wasted == 1
+    assert wire.device.ahead == wire.device.committed
+    assert wire.device.chunk() is None
+
+
+def test_each_frame_says_how_long_its_own_tokens_took():
+    device = pair().device
+    device.drafted(1, 3, [5, 6, 7], 0.3)
+    assert device.chunk().draft_us == 200_000  # two of the three
+    device.drafted(1, 6, [4], 0.5)
+    assert device.chunk().draft_us == 600_000
 
 
 def test_a_stage_before_the_stream_is_waiting_again_after_a_loss():
