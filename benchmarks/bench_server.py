@@ -4,7 +4,9 @@ The engine is a stub that takes the time of a pass and next to no processor. Its
 over real sockets: devices with the protocol's real state machine and a drafter that is right four times in five, and
 HTTP clients that read streamed completions. Measured is the processor time of the edge's process less the engine's,
 once warm, per pass. Processor time does not count what other processes take meanwhile, but caches and cores are
-shared: compare within one run.
+shared: compare within one run. `idle_ms` is time on the clock, for which other processes count: the median of the
+times for which the engine stands idle between two passes without being told to wait (`WatchedPasses`), and
+`idle_95_ms` is their 95th percentile.
 
 The first row of each number of devices is the floor: a bare aiohttp server that sends one frame to each of as many
 WebSockets and receives the answers, and does nothing else. There all answers come at once; in `floor-apart` each comes
@@ -39,6 +41,7 @@ import time
 from collections.abc import Callable
 
 import aiohttp
+import numpy as np
 from aiohttp import web
 
 from multispin.cli.main import RARELY
@@ -47,10 +50,10 @@ from multispin.edge.door import Door
 from multispin.edge.gate import raise_descriptors
 from multispin.edge.metrics import Metrics
 from multispin.gateway import Gateway, guard, local_sessions
-from multispin.passes import Controller, ControllerSettings, Limits, Passes
+from multispin.passes import Controller, ControllerSettings, Limits, Passes, Sleep
 from multispin.passes.flows import FRAMES
 from multispin.protocol import SESSION_PATH
-from multispin.protocol.events import Lost
+from multispin.protocol.events import Lost, Round
 from multispin.speculation import ID_RULES, Outcome, SlotTable
 from played_clients import play, right_token
 from played_site import Site
@@ -91,7 +94,7 @@ class Stub(SlotTable):
         super().__init__(slots)
         self._least_s = least_s
         self.passes = self.members = 0
-        self.cpu_s = 0.0
+        self.cpu_s = self.done_s = 0.0
 
     def verify(self, feeds):
         began_s, began_cpu_s = time.monotonic(), time.thread_time()
@@ -100,7 +103,8 @@ class Stub(SlotTable):
         self.passes += 1
         self.members += len(feeds)
         self.cpu_s += time.thread_time() - began_cpu_s
-        time.sleep(max(0.0, self._least_s - (time.monotonic() - began_s)))
+        self.done_s = max(time.monotonic(), began_s + self._least_s)  # of the pass, before this thread gets to know
+        time.sleep(max(0.0, self.done_s - time.monotonic()))
         return found
 
     def _judge(self, feed):
@@ -110,6 +114,54 @@ class Stub(SlotTable):
                 break
             accepted += 1
         return Outcome(accepted, right_token(place + accepted))
+
+
+class WatchedPasses(Passes):
+    """Passes that note for how long the engine stands idle between two of them although nothing is waited for.
+
+    Where the scheduler waits within a gap between two passes, two parts of the gap count: until the results of the pass
+    are sent, and from the end of the last wait, which is its time or a message that ends it.
+
+    Attributes:
+        gaps_s: such times [s].
+
+    """
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.gaps_s = []
+        self._done_s = self._told_s = self._awake_s = None  # since the end of the last pass
+        self._sleep = None
+
+    def hear(self, event):
+        """Note that the results of a pass are sent: the event is told afterwards."""
+        if isinstance(event, Round):
+            self._told_s = time.monotonic()
+
+    def advance(self, now_s):
+        if self._sleep is not None and self._awake_s is None:
+            self._awake_s = min(time.monotonic(), self._sleep.until_s or float("inf"))
+        self._sleep = None
+        step = super().advance(now_s)
+        if isinstance(step, Sleep):
+            self._sleep, self._awake_s = step, None
+        return step
+
+    def waits(self, now_s):
+        waits = super().waits(now_s)
+        if not waits and self._sleep is not None and self._awake_s is None:
+            self._awake_s = time.monotonic()
+        return waits
+
+    def verify(self, batch):
+        began_s = time.monotonic()
+        if self._done_s is not None:
+            waited_s = 0.0 if self._awake_s is None else self._awake_s - self._told_s
+            self.gaps_s.append(began_s - self._done_s - max(0.0, waited_s))
+        self._awake_s = None
+        found = super().verify(batch)
+        self._done_s = self.engine.done_s
+        return found
 
 
 class StubWords:
@@ -231,9 +283,9 @@ async def measure(devices, http, mode, passes_wanted, profile=None, prompt_token
     """One row: an edge with so many clients."""
     slots = devices + http
     engine, controller, limits = edge_of(slots, mode, pass_s(slots))
-    passes = Passes(engine, controller, "stub", limits)
+    passes = WatchedPasses(engine, controller, "stub", limits)
     access = Access(door=Door(most=4 * slots, most_per_address=4 * slots))
-    server = EdgeServer(passes, access=access)
+    server = EdgeServer(passes, passes.hear, access)
     application = server.application()
     words = StubWords()
     source = local_sessions(server, "stub", words.decode, slots, MAX_LENGTH)
@@ -255,9 +307,11 @@ async def measure(devices, http, mode, passes_wanted, profile=None, prompt_token
             await played.play_until(lambda: engine.passes >= first + warm_up_passes(slots))
             meter = Meter(engine)
             before, client_before_s = meter.read(), await played.spent_s()
+            passes.gaps_s.clear()
             with profile or contextlib.nullcontext():
                 await played.play_until(lambda: engine.passes >= before["passes"] + passes_wanted)
             after, client_after_s = meter.read(), await played.spent_s()
+            gaps_s = np.array(passes.gaps_s)
             longest_s = await longest_stretch(lambda: engine.passes >= after["passes"] + passes_wanted // 2)
             broken = lost  # those that end with the block are not counted
     spent = {key: after[key] - before[key] for key in before}
@@ -273,6 +327,8 @@ async def measure(devices, http, mode, passes_wanted, profile=None, prompt_token
         "planning_ms": round(1e3 * spent["planning_s"] / count, 2),
         "client_ms": round(1e3 * (client_after_s - client_before_s) / count, 2),
         "longest_ms": round(1e3 * longest_s, 1),
+        "idle_ms": round(1e3 * float(np.median(gaps_s)), 2),
+        "idle_95_ms": round(1e3 * float(np.quantile(gaps_s, 0.95)), 2),
         "lost": broken,
         "failed_listeners": server.audience.failures,
     }
@@ -371,6 +427,8 @@ COLUMNS = (
     "planning_ms",
     "client_ms",
     "longest_ms",
+    "idle_ms",
+    "idle_95_ms",
     "lost",
 )
 PARTS = (

@@ -3,10 +3,13 @@
 import asyncio
 import contextlib
 import logging
+import threading
 import time
+from asyncio import Future
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
+from functools import wraps
 from typing import Protocol, TypeVar
 
 from multispin.edge.account import Account
@@ -51,6 +54,7 @@ class PassLoop:
         self._passes, self._account, self._audience = passes, account, audience
         self._wake = asyncio.Event()
         self._ending = False  # the running pass is the last one
+        self._unsent: list[Send] = []  # to be carried out while the engine works
         self._faults = Counter[str]()  # consecutive failures of the engine and of the edge's drafter
         self._engine_thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
         self._planning_thread = planning or ThreadPoolExecutor(1, thread_name_prefix="planning")
@@ -71,19 +75,26 @@ class PassLoop:
             thread.shutdown(wait=True, cancel_futures=True)
 
     async def run(self, post: Post) -> None:
-        """Carry out what the passes ask for, until `end` is called and no pass is running."""
+        """Carry out what the passes ask for, until `end` is called and no pass is running.
+
+        The engine would stand idle while messages are sent and listeners are told of a pass. So this is done after the
+        next pass has begun, if it begins at once.
+        """
         over = False
         while not over:
             self._wake.clear()
             match self._passes.advance(self._now_s()):
-                case Sleep(until_s):
-                    over = await self._sleep(until_s)
-                case DraftHere() as step:
-                    await self._draft(step)
-                case Verify(batch):
-                    await self._verify(batch)
                 case Send() as step:
-                    over = self._send(step, post)
+                    self._unsent.append(step)
+                    over = self._ending and step.report is not None
+                case DraftHere() as step:
+                    await self._draft(step, post)
+                case Verify(batch):
+                    await self._verify(batch, post)
+                case Sleep(until_s):
+                    self._send(post)
+                    over = await self._sleep(until_s)
+        self._send(post)
 
     async def _sleep(self, until_s: float | None) -> bool:
         """Wait until something happens or the loop's clock reaches this time [s]; whether the edge ends instead."""
@@ -94,44 +105,60 @@ class PassLoop:
                 await self._wake.wait()
         return False
 
-    async def _draft(self, step: DraftHere) -> None:
-        began_s = self._now_s()
-        drafts = await self._in_engine_thread("the edge's drafter", self._passes.draft, step, _NOTHING)
+    async def _draft(self, step: DraftHere, post: Post) -> None:
+        began_s, working = self._now_s(), self._in_engine_thread(self._passes.draft, step)
+        self._send(post)
+        drafts = await self._found("the edge's drafter", working, len(step.asks), _NOTHING)
         self._passes.drafted(step, drafts, self._now_s() - began_s, self._now_s())
 
-    async def _verify(self, batch: Batch) -> None:
-        began_s = self._now_s()
+    async def _verify(self, batch: Batch, post: Post) -> None:
+        began_s, working = self._now_s(), self._in_engine_thread(self._passes.verify, batch)
+        self._send(post)  # tells of the pass before, so the account hears of this one afterwards
         self._account.batch(batch, began_s)
-        findings = await self._in_engine_thread("the engine", self._passes.verify, batch, _FAILURE)
+        findings = await self._found("the engine", working, len(batch.jobs), _FAILURE)
         self._passes.verified(batch, findings, self._now_s() - began_s, self._now_s())
 
-    def _send(self, step: Send, post: Post) -> bool:
-        """Send messages, and tell of the pass that ended with them; whether the edge is to end now."""
-        for number, message in step.messages:
-            post.send(number, message)
-        if step.report is None:
-            return False
-        self._tell(step.report, post, self._now_s())
-        return self._ending
+    def _send(self, post: Post) -> None:
+        """Send the messages that wait, and tell of the passes that ended with them."""
+        for step in self._unsent:
+            for number, message in step.messages:
+                post.send(number, message)
+            if step.report is not None:
+                self._tell(step.report, post, self._now_s())
+        self._unsent.clear()
 
     def _now_s(self) -> float:
         return asyncio.get_running_loop().time()
 
-    async def _in_engine_thread(
-        self, whose: str, work: Callable[[_Task], Sequence[_Found]], task: _Task, instead: _Found
+    def _in_engine_thread(self, work: Callable[[_Task], Sequence[_Found]], task: _Task) -> Future[Sequence[_Found]]:
+        """Begin to work in the engine's thread. It has begun when this returns: else what the event loop does next
+        would keep Python's lock from it for a millisecond or more.
+        """
+        begun = threading.Event()
+
+        @wraps(work)
+        def begin() -> Sequence[_Found]:
+            begun.set()
+            return work(task)
+
+        working = asyncio.get_running_loop().run_in_executor(self._engine_thread, begin)
+        begun.wait()
+        return working
+
+    async def _found(
+        self, whose: str, working: Future[Sequence[_Found]], parts: int, instead: _Found
     ) -> Sequence[_Found]:
-        """Work in the engine's thread. A failure is logged and answered with `instead` for each part, or raised if
-        `MAX_FAULTS` came in a row.
+        """What was found in the engine's thread. A failure is logged and answered with `instead` for each part, or
+        raised if `MAX_ENGINE_FAULTS` came in a row.
         """
         try:
-            found = await asyncio.get_running_loop().run_in_executor(self._engine_thread, work, task)
+            found = await working
         except Exception:
             self._faults[whose] += 1
             if self._faults[whose] >= MAX_ENGINE_FAULTS:
                 raise
-            parts = task.jobs if isinstance(task, Batch) else task.asks
-            log.exception("%s failed in a pass of %d sessions", whose, len(parts))
-            return [instead] * len(parts)
+            log.exception("%s failed in a pass of %d sessions", whose, parts)
+            return [instead] * parts
         self._faults[whose] = 0
         return found
 
