@@ -2,8 +2,9 @@
 
 `Passes` holds the sessions and decides. Its driver brings the time, the messages and a thread for `verify`.
 The contract: call `advance` after every message and whenever the time of its last `Sleep` has come, and carry out its
-step; pass the result of a `Verify` to `verified`. A server does this with sockets (`edge.pass_loop`), a simulation with
-a virtual clock (`simulation.site`), a test with `passes.local`.
+step; pass the result of a `Verify` to `verified`. If no message comes in between, a `Send` may be carried out after the
+next step has begun, so that the engine need not wait for it. A server does this with sockets (`edge.pass_loop`), a
+simulation with a virtual clock (`simulation.site`), a test with `passes.local`.
 
 A scheduler decides who rides in which pass. `Rounds` waits for all drafts of a round, as in the paper. In `Streams`
 devices draft on meanwhile, and a session rides if it is worth the time.
