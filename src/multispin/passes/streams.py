@@ -130,10 +130,8 @@ class Streams:
         self._present = len(ready)
         if ready and self._since_s is None:
             self._since_s = now_s
-        verifier, price = self._beliefs.verifier(), self._price(ready)
-        decision = self._decide(
-            ready, verifier, price, self._edge_drafter(), *self._delays.patience(now_s, self._pass_s)
-        )
+        verifier, price, drafter = self._beliefs.verifier(), self._price(ready), self._edge_drafter()
+        decision = self._decide(ready, verifier, price, drafter, *self._delays.patience(now_s, self._pass_s))
         waited_s = self._delays.decided(decision, bool(ready), now_s)
         if isinstance(decision, Go):
             self._prices.promise(decision.expected_tokens, waited_s + decision.pass_s, self._pass_s)
@@ -143,7 +141,7 @@ class Streams:
         if self._edge_drafts is not None:
             # Before the edge's drafter is timed, `edge_room` is too short to try a device with more tokens.
             rooms = {each.session: (each.room or 0) if each.edge_room else 0 for each in ready}
-            timed = self._edge_drafter() if self._edge_drafts.timed else None
+            timed = drafter if self._edge_drafts.timed else None
             pass_s = decision.pass_s if isinstance(decision, Go) else 0.0
             rides = self._edge_trials.added(rides, rooms, now_s, verifier.per_token_s, timed, pass_s)
         self._next.board(rides)
