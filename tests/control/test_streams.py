@@ -112,6 +112,18 @@ def test_a_pass_is_put_off_for_drafts_that_are_worth_more_than_the_wait() -> Non
     assert choose([*late, *anew[2:]], engine, 275.0, patience_s=0.05) == Wait(pytest.approx(0.01), puts_off=True)
 
 
+def test_a_pass_waits_for_a_granted_draft_but_does_not_take_its_session_before() -> None:
+    engine = Verification(0.4, 0.01, 0.002)
+    here = Candidate(1, 3, 0.7, must_ride=True)
+    absent = Candidate(2, 0, 0.9, next_s=0.13, next_tokens=8, room=8, absent=True)
+    assert choose([here, absent], engine, 8.0, None, 0.06, 0.24) == Wait(pytest.approx(0.13), puts_off=True)
+    for ready, price in (([here, absent], 40.0), ([here, absent._replace(next_s=math.inf)], 8.0)):
+        made = choose(ready, engine, price, None, 0.06, 0.24)
+        assert isinstance(made, Go)
+        assert made.rides == (Ride(1, 3),)
+    assert isinstance(choose([absent._replace(waited_s=9.0)], engine, 8.0), Wait)  # there is nothing to verify yet
+
+
 def test_a_pass_is_put_off_for_longer_the_more_sessions_are_waited_for() -> None:
     """Four of four come after 30 ms, or one of four: that is worth the wait, too, but may not take so long."""
     engine = Verification(0.1, 0.0)

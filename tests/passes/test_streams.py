@@ -8,11 +8,11 @@ import pytest
 import torch
 from tests.passes.counting import CountingEngine, RandomDrafter, V, chain
 
-from multispin.control import Device
+from multispin.control import Device, EdgeDrafter, Verification
 from multispin.control.streams import Go, Ride, Wait, choose
 from multispin.errors import InputError
 from multispin.passes import Controller, ControllerSettings, Limits, Passes
-from multispin.passes.flows import Flow, grant_length, matters, window_of
+from multispin.passes.flows import Flow, alone_tokens_per_s, grant_length, matters, window_of
 from multispin.passes.streams import LOOK_S
 from multispin.passes.windows import MOST_GONE
 from multispin.protocol import (
@@ -555,13 +555,28 @@ def test_a_window_is_told_again_only_if_it_matters():
 
 
 def test_granted_drafts_are_as_long_as_gives_the_most_tokens_per_second():
-    def length(rate, cycle_s):
+    def length(rate, pass_s, price=0.0, alone_per_s=0.0, per_device_s=0.0):
         device = Device("d", 0.01, spectral_efficiency=5.0, acceptance_rate=rate, bits_per_token=7.0)
-        return grant_length(device, 1e6, cycle_s, 16)
+        return grant_length(device, 1e6, pass_s, 16, Verification(pass_s, per_device_s), price, alone_per_s)
 
-    assert length(0.9, 0.5) == 16
-    assert 1 <= length(0.5, 0.03) <= 3
-    assert length(0.01, 0.01) == 0
+    assert length(0.9, 0.4) == 16
+    assert 1 <= length(0.5, 0.02) <= 3
+    assert length(0.01, 0.01, alone_per_s=100.0) == 0  # it rides alone in each pass
+    assert length(0.7, 0.05, 100.0, per_device_s=0.01) > length(0.7, 0.05)  # a ride that costs much is a full one
+
+
+def test_a_session_without_its_device_has_the_best_draft_of_the_edge():
+    device, engine = Device("d", 0.01, spectral_efficiency=5.0, acceptance_rate=0.9), Verification(0.04, 0.001, 0.0005)
+    assert alone_tokens_per_s(device, engine, 100.0, 0.04) == pytest.approx((1.0 - 0.15) / 0.04)
+    drafter = EdgeDrafter(0.004, 0.0, 0.5)
+    two = (1.75 - 0.25) / 0.048
+    assert alone_tokens_per_s(device, engine, 100.0, 0.04, drafter, 2) == pytest.approx(two)
+    assert alone_tokens_per_s(device, engine, 100.0, 0.04, drafter, 16) == pytest.approx(two)
+    each = alone_tokens_per_s(device, engine, 100.0, 0.04, EdgeDrafter(0.004, 0.001, 0.5), 1)
+    assert each == pytest.approx((1.5 - 0.2 - 0.1) / 0.045)  # its part of the step costs, too
+    assert alone_tokens_per_s(device, engine, 100.0, 0.04, EdgeDrafter(0.03, 0.0, 0.1), 16) == pytest.approx(
+        0.85 / 0.04
+    )
 
 
 def test_streams_need_a_band_for_each_device():

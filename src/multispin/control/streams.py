@@ -84,6 +84,8 @@ class Candidate(NamedTuple):
             negative where it is ahead [tokens]; default 0.
         short_tokens: how far it is behind `LEAST_OF_PLAIN` of plain decoding, or what was asked for it if that is more,
             as of its last ride; negative where it is ahead [tokens]; default 0.
+        absent: whether it can ride only once what is expected has come, because its device drafts in a grant; default
+            no.
         worth: its weight and least goodputs, and what its device's time is worth; default: it counts like any other,
             and its device's time is worth nothing.
     """
@@ -101,6 +103,7 @@ class Candidate(NamedTuple):
     edge_acceptance_rate: float = 0.0
     behind_tokens: float = 0.0
     short_tokens: float = 0.0
+    absent: bool = False
     worth: SessionWorth = SessionWorth()
 
 
@@ -167,9 +170,9 @@ def choose(
         edge_drafter: the edge's own drafter; default none.
         patience_s: how long a pass that is worth its time may be put off for the sake of a few, at most [s]; default 0,
             not at all.
-        patience_for_all_s: the same where everybody is waited for, if that is longer [s]; between the two it grows with
-            the square of the share of those who are. So one slow device does not hold up many. Default 0: no longer
-            than for a few.
+        patience_for_all_s: the same where everybody is waited for, or a session that is absent, if that is longer [s];
+            between the two it grows with the square of the share of those who are. So one slow device does not hold up
+            many. Default 0: no longer than for a few.
 
     Returns: a pass, or for how long to wait; `Wait(inf)` if nobody is ready.
     """
@@ -259,9 +262,11 @@ class _PendingTable:
     ) -> None:
         columns: Floats = np.array([(*each[1:-1], *each.worth[1:]) for each in ready], dtype=np.float64).T
         pending, alpha, self._waited_s, must, self.next_s, self._more, self._rate, room = columns[:8]
-        edge_room, edge_alpha, self._behind, short, token_worth, restart_worth, least, weight, asked = columns[8:]
+        edge_room, edge_alpha, self._behind, short, absent = columns[8:13]
+        token_worth, restart_worth, least, weight, asked = columns[13:]
         room = np.where(np.isnan(room), pending, room)
         self.must: Mask = must > 0.0
+        self._absent: Mask = absent > 0.0
         self._verifier, self._drafter = verifier, edge_drafter
         self._pending, self._alpha, self._room = pending, alpha, room
         self._plain_s = verifier.verify_s([0] * len(ready))
@@ -299,6 +304,7 @@ class _PendingTable:
             self._most_device = np.minimum(self._most_device, _steps(first, alpha, self._token_price))
         self._most_held = _steps(self._weight * alpha, alpha, token_worth)
         self._device, self._tokens, self._surplus = self._valued(pending, self._weight)
+        self._surplus[:, self._absent] = -math.inf
         self._best: Floats = np.maximum.accumulate(self._surplus, axis=0)
 
     def _valued(self, pending: Floats, weight: Floats) -> tuple[Floats, Floats, Floats]:
@@ -344,7 +350,8 @@ class _PendingTable:
     def worth_waiting(self, must: Mask, for_few_s: float, for_all_s: float) -> float:
         """The wait after which a pass is worth most, if these ride in any case; 0 if none is worth it [s].
 
-        If n of K sessions are waited for, it is at most for_few + (n/K)² (for_all − for_few). While a session is short
+        If n of K sessions are waited for, it is at most for_few + (n/K)² (for_all − for_few). A session that is absent
+        may always be waited for up to for_all: who is left out has no token from the pass. While a session is short
         of its floor time is dearer, but its own tokens count no more than usual: else each pass would wait for the
         drafts of a device that is never right, because its user has too little.
         """
@@ -352,9 +359,11 @@ class _PendingTable:
             return 0.0
         # Drafts that are expected at once may be late by a little. Overdue drafts are not waited for: all frames of a
         # device with a long delay may be late, and each pass would begin later in vain.
-        come_s = sorted(max(LEAST_WAIT_S, next_s) for next_s in self.next_s.tolist() if 0.0 < next_s <= for_all_s)
-        longer_s = (for_all_s - for_few_s) / len(self.next_s) ** 2
-        soon_s = sorted({wait_s for k, wait_s in enumerate(come_s, 1) if wait_s <= for_few_s + k * k * longer_s})
+        come_s = np.maximum(self.next_s, LEAST_WAIT_S)
+        awaited = (self.next_s > 0.0) & (come_s <= for_all_s)
+        rank = np.searchsorted(np.sort(come_s[awaited]), come_s, side="right")
+        longest_s = for_few_s + (for_all_s - for_few_s) * (rank / len(come_s)) ** 2
+        soon_s = np.unique(come_s[awaited & (self._absent | (come_s <= longest_s))]).tolist()
         if not soon_s:
             return 0.0
         if len(soon_s) > WAITS:
@@ -362,6 +371,7 @@ class _PendingTable:
         waits_s = np.array([0.0, *soon_s])
         pending = np.vstack([self._pending, self._pending_after(waits_s[1:, None])])
         surplus = self._valued(pending[:, None], self._own_weight)[2]
+        surplus[np.broadcast_to((self._absent & (waits_s[:, None] < self.next_s))[:, None], surplus.shape)] = -math.inf
         best = np.maximum.accumulate(surplus, axis=1)
         gains = np.where(must, best, np.maximum(best, 0.0)).sum(axis=2) - self._step_price * np.arange(best.shape[1])
         return float(waits_s[int(np.argmax(gains.max(axis=1) - WAIT_PRICE * self._wait_price * waits_s))])
@@ -393,7 +403,7 @@ class _PendingTable:
         comes = np.where(self.next_s < lasts_s, self._more + self._rate * np.maximum(lasts_s - self.next_s, 0.0), 0.0)
         later = _expected(self._alpha, np.minimum(self._pending + comes, self._room))
         allowed_s = np.maximum((later - self._behind) / self._floor - lasts_s, 0.5 * self._plain_s)
-        return np.asarray(allowed_s - self._waited_s - lasts_s)
+        return np.where(self._absent, np.inf, allowed_s - self._waited_s - lasts_s)
 
 
 def _owed(short: Floats, asked: Floats, plain_s: float, most: float) -> tuple[Floats, Floats, Mask]:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from multispin.control import Device
+from multispin.control import Device, EdgeDrafter, Verification
 from multispin.control.edge import LEAST_OF_PLAIN
 from multispin.control.goodput import expected_tokens
 from multispin.control.worth import SessionWorth
@@ -47,6 +47,9 @@ LATER = 1.1
 milliseconds, and a pass that waits for the draft must not begin just before it comes."""
 RESTS = 0.5
 """Lateness of a frame, as a share of its interval, from which on its device counts as pausing."""
+MISSED = 0.25
+"""Share of a pass for which a granted draft waits on average until the next one begins: half of one where no pass waits
+for it, and nothing where each does."""
 OVERDUE = 2.0
 """Number of expected intervals after which a missing frame is no longer expected."""
 
@@ -245,21 +248,76 @@ def matters(old: tuple[int, int, float], new: tuple[int, int, float]) -> bool:
     return ahead or frame or new[2] > (1.0 + WINDOW_CHANGE) * old[2]
 
 
-def grant_length(device: Device, bandwidth_hz: float, cycle_s: float, most: int) -> int:
-    """Draft length that gives a session which drafts in grants the most tokens per second.
+def grant_length(
+    device: Device,
+    bandwidth_hz: float,
+    pass_s: float,
+    most: int,
+    verifier: Verification,
+    price: float = 0.0,
+    alone_per_s: float = 0.0,
+) -> int:
+    """Draft length that gives a session which drafts in grants the most tokens per second, net of the engine's time.
 
-    It maximises E[N(L)] / (cycle + L · (time per token, transmission included)).
+    It maximises (w E[N(L)] − λ · the engine's time for its ride) / (1.25 passes + round trip + L · (time per token,
+    transmission included)). A quarter of a pass is what a draft waits on average until a pass begins.
 
     Args:
         device: belief about the device.
         bandwidth_hz: part of the band that it is granted [Hz].
-        cycle_s: time of a grant beside drafting and transmission: the round trip and a pass [s].
+        pass_s: usual time of a pass [s].
         most: longest draft that makes sense [tokens].
+        verifier: belief about the time of a pass.
+        price: λ, what a second of the engine is worth; default 0 [tokens/s].
+        alone_per_s: what the session has without its device, see `alone_tokens_per_s`; default 0 [tokens/s].
+
+    Returns: the length; 0 if no length gives more than `alone_per_s`.
 
     """
     if most < 1 or bandwidth_hz <= 0.0:
         return 0
     token_s = device.seconds_per_token + (device.bits_per_token or 0.0) / device.rate_bits_per_s(bandwidth_hz)
-    rate = device.acceptance_rate or 0.0
-    lengths = range(most + 1)
-    return max(lengths, key=lambda length: expected_tokens(rate, length) / (cycle_s + length * token_s))
+    rate, cycle_s = device.acceptance_rate or 0.0, (1.0 + MISSED) * pass_s + 2.0 * device.delay_s
+
+    def net_per_s(length: int) -> float:
+        return _net(device.weight, rate, length, verifier, price) / (cycle_s + length * token_s)
+
+    best = max(range(1, most + 1), key=net_per_s)
+    return best if net_per_s(best) > alone_per_s else 0
+
+
+def alone_tokens_per_s(
+    device: Device,
+    verifier: Verification,
+    price: float,
+    pass_s: float,
+    drafter: EdgeDrafter | None = None,
+    edge_room: int = 0,
+    present: int = 1,
+) -> float:
+    """Net tokens per second of a session that rides in every pass without its device [tokens/s].
+
+    Args:
+        device: belief about the device, for its weight and the edge's acceptance rate.
+        verifier: belief about the time of a pass.
+        price: λ, what a second of the engine is worth [tokens/s].
+        pass_s: usual time of a pass [s].
+        drafter: belief about the edge's own drafter; default None, it does not draft.
+        edge_room: longest draft of it that makes sense; default 0 [tokens].
+        present: number of sessions for which it drafts; default 1.
+
+    """
+    best = _net(device.weight, 0.0, 0, verifier, price) / pass_s
+    if drafter is not None:
+        own_rate, step_s = device.edge_acceptance_rate, drafter.step_s(present)
+        rate = drafter.acceptance_rate if own_rate is None else own_rate
+        for length in range(1, edge_room + 1):
+            net = _net(device.weight, rate, length, verifier, price) - price * length * drafter.per_device_s
+            best = max(best, net / (pass_s + length * step_s))
+    return best
+
+
+def _net(weight: float, rate: float, length: int, verifier: Verification, price: float) -> float:
+    """Expected weighted tokens of a draft, less the price of the engine's time for its ride [tokens]."""
+    ride_s = verifier.per_device_s + verifier.per_token_s * (length + 1)
+    return weight * float(expected_tokens(rate, length)) - price * ride_s

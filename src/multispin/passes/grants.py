@@ -1,12 +1,12 @@
 """Drafts in grants beside streams, for texts under a rejection rule.
 
 These rules need a distribution for each token and a fresh start after each verdict, so the devices do not stream. Their
-drafts ride in whatever pass finds them ready.
+drafts ride in whatever pass finds them ready, and a pass may wait for them (`control.streams`).
 """
 
 import heapq
 
-from multispin.passes.flows import grant_length
+from multispin.passes.flows import alone_tokens_per_s, grant_length
 from multispin.passes.planning import MOST_DRAFT_S
 from multispin.passes.plans import DEVICE, EDGE, NOBODY
 from multispin.passes.probing import PROBE_LENGTH
@@ -15,6 +15,9 @@ from multispin.passes.state import EdgeState
 from multispin.passes.steps import Job
 from multispin.protocol import Ask, Downlink, Draft, Granted, Idle, Pending, Tail, Verdict
 from multispin.speculation import Finding
+
+UNTIMED_TOKENS = 8
+"""Tokens with which each text begins without its device while the speed of the edge's own drafter is not known."""
 
 
 class Grants:
@@ -36,33 +39,50 @@ class Grants:
         """Time from which the next draft is late [s]; None if none is awaited."""
         return self._due[0][0] if self._due else None
 
-    def grant(self, seat: Seat, bandwidth_hz: float, pass_s: float, now_s: float) -> None:
-        """Let an idle session take part in the next passes: its device drafts, or it gets one token without drafts.
+    def grant(
+        self, seat: Seat, bandwidth_hz: float, pass_s: float, present: int, now_s: float, edge_room: int, timed: bool
+    ) -> None:
+        """Let an idle session take part in the next passes: its device drafts, or it rides in each of them without it.
 
         A device whose last draft was late, or whose drafts do not pay, is only probed now and then. A device that needs
-        longer than `MOST_DRAFT_S` for a token is asked for nothing.
+        longer than `MOST_DRAFT_S` for a token is asked for nothing. While the speed of the edge's own drafter is not
+        known, each text begins without its device, so that the drafter can be tried and timed.
+
+        Args:
+            seat: its seat.
+            bandwidth_hz: its part of the band [Hz].
+            pass_s: usual time of a pass [s].
+            present: number of sessions, among which a step of the edge's drafter is shared.
+            now_s: present time of the driver's clock [s].
+            edge_room: longest draft of the edge's own drafter that makes sense; 0 if it cannot draft [tokens].
+            timed: whether that drafter's speed is known.
+
         """
-        session, limits = seat.session, self._state.limits
-        beliefs, most = self._state.controller.beliefs, self._state.controller.settings.max_draft_length
-        room, length = min(session.room, most), 0
-        device = beliefs.device(session.number, room, max(1, most // 2))
+        session, limits, request = seat.session, self._state.limits, seat.session.request
+        controller = self._state.controller
+        room, length = min(session.room, controller.settings.max_draft_length), 0
+        device = controller.beliefs.device(session.number, room, max(1, controller.settings.max_draft_length // 2))
         rate_bits_per_s = max(1e-9, device.rate_bits_per_s(bandwidth_hz))
         token_s = device.seconds_per_token + (device.bits_per_token or 0.0) / rate_bits_per_s
         room = min(room, int(max(0.0, MOST_DRAFT_S - 2.0 * device.delay_s) / token_s))
-        if session.hello.drafts:
+        untried = edge_room > 0 and not timed and request is not None and request.generated < UNTIMED_TOKENS
+        if session.hello.drafts and not untried:
             if not self._probes.distrusted(session.number):
-                length = grant_length(device, bandwidth_hz, pass_s + 2.0 * device.delay_s, room)
+                verifier, price = controller.beliefs.verifier(), controller.prices.engine_tokens_per_s
+                drafter = controller.beliefs.edge_drafter() if edge_room and timed else None
+                alone_per_s = alone_tokens_per_s(device, verifier, price, pass_s, drafter, edge_room, present)
+                length = grant_length(device, bandwidth_hz, pass_s, room, verifier, price, alone_per_s)
             if not length and room and self._probes.due(session.number, now_s):
                 self._probes.begin(session.number, now_s)
                 length = min(PROBE_LENGTH, room)
         self._number += 1
         seat.drafter, seat.asked_at_s = (DEVICE if length else NOBODY), now_s
+        seat.planned_s = 2.0 * device.delay_s + length * token_s if length else 0.0
         grant = session.give(self._number, length, bandwidth_hz if length else 0.0)
         if isinstance(session.stage, Pending):
             return
         self._state.tell(session.number, grant)
-        expected_s = 2.0 * device.delay_s + length * token_s
-        late_s = now_s + limits.deadline_factor * expected_s + limits.deadline_slack_s
+        late_s = now_s + limits.deadline_factor * seat.planned_s + limits.deadline_slack_s
         heapq.heappush(self._due, (late_s, session.number, grant.round))
 
     def begin(self, seat: Seat, now_s: float) -> bool:

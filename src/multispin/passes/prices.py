@@ -153,7 +153,10 @@ class Prices:
         if self.worth is None:
             return self._learned.tokens_per_s * self._plain_now()
         learned, share = self._of_those_asked(self.worth)
-        return self._plain_now() / self._plain * self.worth.price(learned, share)
+        price = self.worth.price(learned, share)
+        if not self._streaming:  # the best rates count no device that drafts in grants
+            price = max(price, learned)
+        return self._plain_now() / self._plain * price
 
     @property
     def bands_hz(self) -> dict[int, float] | None:

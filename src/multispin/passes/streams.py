@@ -15,6 +15,7 @@ from multispin.control.streams import Candidate, Decide, Go, Ride, Wait, choose
 from multispin.passes.delays import Delays
 from multispin.passes.edge_drafts import EdgeDrafts
 from multispin.passes.edge_trials import EdgeTrials
+from multispin.passes.flows import LATER
 from multispin.passes.grants import Grants
 from multispin.passes.half_passes import HalfPasses
 from multispin.passes.next_pass import NextPass
@@ -23,7 +24,7 @@ from multispin.passes.seats import Seat
 from multispin.passes.state import DecidedDraft, EdgeState
 from multispin.passes.steps import Batch, DraftHere, EdgeDraft, Job, RoundReport, Send, Sleep, Step, Verify
 from multispin.passes.windows import Windows
-from multispin.protocol import Chunk, Distribution, Downlink, Draft, Error, Pending, Streaming
+from multispin.protocol import Chunk, Distribution, Downlink, Draft, Error, Granted, Pending, Streaming
 from multispin.speculation import Failure, Finding, Outcome
 
 UNLEARNED_PASSES = 12
@@ -229,6 +230,8 @@ class Streams:
                 chunks[session.number] = 0
                 if isinstance(stage, Pending):
                     found.append(self._ready_of_grant(seat, stage, edge_rate))
+                elif isinstance(stage, Granted):
+                    found.append(self._absent(seat, stage, now_s))
         self._prices.look(chunks, self._edge_drafts is not None and self._edge_drafts.timed, now_s)
         return found
 
@@ -275,6 +278,21 @@ class Streams:
             edge_room=edge_room,
             edge_acceptance_rate=edge_rate,
             worth=worth,
+        )
+
+    def _absent(self, seat: Seat, stage: Granted, now_s: float) -> Candidate:
+        """A session whose granted draft is on its way, and for which a pass may wait."""
+        number, length = seat.session.number, stage.grant.length
+        left_s = seat.asked_at_s + LATER * seat.planned_s - now_s
+        return Candidate(
+            number,
+            0,
+            self._beliefs.view(number, 1)[0],
+            next_s=left_s if left_s > 0.0 else math.inf,
+            next_tokens=length,
+            room=length,
+            absent=True,
+            worth=self._prices.of(number),
         )
 
     def _price(self, ready: Sequence[Candidate]) -> float:

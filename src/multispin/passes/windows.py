@@ -55,6 +55,7 @@ class Windows:
         self._bands = Bands(state.controller.settings.bandwidth_hz)
         self._flows: dict[int, Flow] = {}
         self._drafting = 0  # devices that draft
+        self._present = 0  # sessions with a text
         self._waited_s = 0.0  # how long passes wait best for devices that begin again [s] …
         self._waited_for: object = None  # … by the prices for which that was found
         self.pass_s = self._beliefs.verifier().verify_s([0])
@@ -95,7 +96,7 @@ class Windows:
                 (resting if self._rests(seat) else drafting).append(seat)
             if session.number not in self._flows if isinstance(session.stage, Streaming) else is_idle(seat):
                 idle.append(seat)
-        self._drafting = len(drafting)
+        self._drafting, self._present = len(drafting), present
         if len(self._flows) > 2 * len(self._seats) + MOST_GONE:  # of sessions that ended before their texts
             self._flows = {number: flow for number, flow in self._flows.items() if self._seats.get(number) is not None}
         self._bands.take_back_but_from(
@@ -130,7 +131,9 @@ class Windows:
         assert request is not None
         if not request.ids_only:
             if not self._seats.unread(seat):
-                self._grants.grant(seat, self._bands.of(number), self.pass_s, now_s)
+                timed = self._edge_drafts is not None and self._edge_drafts.timed
+                band_hz, edge_room = self._bands.of(number), self.edge_room(seat)
+                self._grants.grant(seat, band_hz, self.pass_s, self._present, now_s, edge_room, timed)
         else:  # its device may draft while its prompt is read
             flow = self._flows[number] = Flow(now_s, len(request.committed), self.device(seat))
             self._tune(seat, flow)
