@@ -5,7 +5,7 @@ import math
 import pytest
 
 from multispin.control import Device
-from multispin.passes.flows import LATER, Flow
+from multispin.passes.flows import LATER, Flow, window_of
 from multispin.protocol import Streaming, Window
 from multispin.protocol.edge_stream import StreamCounts
 
@@ -43,3 +43,13 @@ def test_a_device_that_rests_is_not_waited_for_until_it_has_sent_more_than_that(
     assert expected(4, 1.0)
     assert expected(12, 1.0)  # it goes on further than that
     assert expected(8, 1.0)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.3, 0.9, 1.0])
+@pytest.mark.parametrize("most", [1, 2, 8, 16])
+def test_a_frame_is_never_longer_than_its_window(rate, most):
+    for bandwidth_hz, devices in ((1e2, 1), (1e4, 1), (1e6, 1), (1e6, 500)):
+        ahead, frame = window_of(
+            lambda tokens: (rate, 0.001, 16.0 + 176.0 / tokens), 0.01, bandwidth_hz, 0.2, most, devices
+        )
+        assert 1 <= frame <= ahead

@@ -335,24 +335,27 @@ def test_who_comes_back_goes_on_with_a_new_chain():
         assert all(site.phones[number].session.generated == expected(60) for number in numbers)
 
 
-def test_what_the_edge_drafted_after_a_chain_that_has_ended_meanwhile_is_not_used():
+@pytest.mark.parametrize("begun", [True, False])
+def test_what_the_edge_drafted_after_a_chain_that_has_ended_meanwhile_is_not_used(begun):
+    """Its device may have begun another chain by then, or not yet."""
+
     def decide(ready, *_):
         rides = tuple(Ride(each.session, min(1, each.pending), 2) for each in ready)
         return Go(rides, 1.0, 0.02) if rides else Wait(math.inf)
 
     site, cut = Site(edge=1.0, decide=decide), []
     number = site.join("d", 200, right=1.0, token_s=0.0002, delay_s=0.0)
-    was = site.passes.draft
+    when = "draft" if begun else "drafted"
+    was = getattr(site.passes, when)
 
-    def draft(step):
-        found = was(step)
+    def cuts(*step):
         if site.passes.session(number).stage.pending and len(cut) < 10:
             cut.append(len(site.engine.batches))  # the pass to come
             site.lose(number)
             site.connect(site.phones[number])
-        return found
+        return was(*step)
 
-    site.passes.draft = draft
+    setattr(site.passes, when, cuts)
     site.run()
     assert site.phones[number].session.generated == expected(200)
     assert len(cut) >= 3
