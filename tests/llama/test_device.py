@@ -67,6 +67,7 @@ def test_what_needs_torch_is_one_sentence():
     ran = subprocess.run(
         [sys.executable, "-m", "multispin", "device", "--draft", "q4", "--prompt", "x"], capture_output=True, text=True
     )
-    loading, sentence = ran.stderr.splitlines()
-    assert (ran.returncode, loading) == (2, "multispin: loading q4")
+    *loading, sentence = ran.stderr.splitlines()
+    assert ran.returncode == 2
+    assert loading in ([], ["multispin: loading q4"])  # told where it takes long
     assert "pip install '.[models]'" in sentence

@@ -207,7 +207,8 @@ async def write_at_an_edge(environment, target, *drafters, knows=None):
     async with multispin.run_edge(target, slots=1, max_length=64) as url:
         for draft in drafters:
             code, said, errors = await asyncio.to_thread(environment.run, "device", url, *request, "--draft", draft)
-            assert (code, errors) == (0, f"multispin: loading {draft}\n")
+            assert code == 0
+            assert errors in ("", f"multispin: loading {draft}\n")  # told where it takes long
             last.append(json.loads(said.splitlines()[-1]))
     return last
 

@@ -6,12 +6,14 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import click
 
 from multispin.cli.lifetime import Parent, end_in_order, ended_in_order, stop_signal
 from multispin.cli.process import flag, writer
+from multispin.cli.progress import loading
 from multispin.cli.sampling import sampling_and_rule
 from multispin.device import DeviceClient, Emulation, Outage, Patience, WebSocketLink, Why, session_url
 from multispin.errors import InputError
@@ -34,8 +36,8 @@ async def serve(options: Mapping[str, Any]) -> None:
     host, port = options["serve_at"]
     with flag("--serve"):
         await check_free(host, port)  # before a model is loaded
-    log.info("loading %s", options["draft"])
-    source = await asyncio.to_thread(_load_source, options)
+    with loading(log, options["draft"]):
+        source = await asyncio.to_thread(_load_source, options)
     hello, emulation, patience = _hello(options, source.tokenizer), _emulation(options), _patience(options)
     told: set[Why | None] = {None}
 
@@ -80,9 +82,8 @@ async def write(options: Mapping[str, Any]) -> None:
 async def _texts(options: Mapping[str, Any]) -> None:
     parent = Parent(options["attended"])
     await parent.connect()
-    if not options["attended"]:  # the demo tells it itself
-        log.info("loading %s", options["draft"])
-    ready = await asyncio.to_thread(prepared_drafter, options)
+    with nullcontext() if options["attended"] else loading(log, options["draft"]):  # the demo tells it itself
+        ready = await asyncio.to_thread(prepared_drafter, options)
     tell = writer(options["as_json"], Teller())
     tell(Ready())
     async for line in parent.orders():

@@ -1,6 +1,8 @@
 """Progress on standard error: a bar per stage on a terminal, lines elsewhere."""
 
+import logging
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,6 +27,18 @@ class Show(Protocol):
             note: text to show beside it; default none.
 
         """
+
+
+@contextmanager
+def loading(log: logging.Logger, what: str) -> Iterator[None]:
+    """Log that something is being loaded while the block runs, once it has taken `QUIET_S`."""
+    timer = threading.Timer(QUIET_S, log.info, ("loading %s", what))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from multispin.cli.lifetime import Parent, end_in_order, stop_signal
 from multispin.cli.main import TERMINATION, Termination
 from multispin.cli.output import Output
 from multispin.cli.process import flag
+from multispin.cli.progress import loading
 from multispin.cli.web import Pages
 from multispin.errors import InputError, require
 from multispin.outside import one_line, user_path
@@ -62,9 +63,8 @@ def serve_until_told(options: Mapping[str, Any], events: Output, dropped: Callab
     require("prometheus_client")  # fails before a model is loaded
     doors = _doors(options)
     asyncio.run(_check_places(options))
-    if not options["attended"]:  # the demo tells it itself
-        log.info("loading %s", options["target"])
-    with stops_at_once() as stopped:
+    told = contextlib.nullcontext() if options["attended"] else loading(log, options["target"])  # the demo tells itself
+    with told, stops_at_once() as stopped:
         loaded = load(options)
     if stopped():
         log.info("stopped before the model was loaded")
