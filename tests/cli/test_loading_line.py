@@ -11,6 +11,7 @@ def test_only_what_takes_long_is_told(monkeypatch):
     told = queue.SimpleQueue()
     log = logging.Logger("alone")
     log.addFilter(lambda record: told.put(record.getMessage()) or False)
+    monkeypatch.setattr(progress, "QUIET_S", 3600.0)
     with loading(log, "a small model"):
         pass
     monkeypatch.setattr(progress, "QUIET_S", 0.0)
