@@ -11,6 +11,8 @@ token is at place i, the second-best token there is right with probability ρ; t
   nothing on the air.
 * one place: as kept, but all that was drafted stands behind the token that turns out wrong. No device can know it.
 * verified: branches are at the edge, and are verified with the chain. Each of their tokens costs `per_token_s`.
+* apart: as verified, but a branch is a sequence of its own, as an engine without trees takes it, and costs
+  `per_device_s`, too. A ride has one, behind the second-best token of its first place.
 
 Printed: tokens per second, mean ± standard error, and how much more than the chain has with the same seeds.
 """
@@ -34,7 +36,8 @@ from multispin.simulation.site import Site
 from multispin.speculation import Outcome
 
 SITES = ("a100-7b", "a100-27b", "desk-32b", "h100-7b", "evening-cell", "campus")
-WAYS = ("late", "kept", "one place", "verified")
+WAYS = ("late", "kept", "one place", "verified", "apart")
+IN_PASS = ("verified", "apart")
 LEAST = 0.005
 """Nothing is drafted that is needed with less than this probability."""
 
@@ -58,7 +61,7 @@ class BranchingSite(Site):
         self.way, self.second, self.luck = way, second, random.Random(more[2])
         self.idle_s, self.since_s = {}, {}  # by device: idle time of this chain, and since when it is idle
         self.behind = {}  # by session, tokens of a branch that a pass accepts beyond its chain
-        self.fed = 0
+        self.fed = self.branches = 0
         super().__init__(*more, mode="streams")
         verify = self.passes.verify
         self.passes.verify = lambda batch: self._with_branches(batch, verify(batch))
@@ -68,6 +71,8 @@ class BranchingSite(Site):
         name, now_s = device.truth.name, self.queue.now_s
         idle_s = self.idle_s.get(name, 0.0) + now_s - self.since_s.get(name, now_s)
         count, alpha = int(idle_s / device.truth.seconds_per_token), device.truth.acceptance_rate or 0.0
+        if self.way == "apart":
+            return [*spread(count, 1, alpha, self.second), *[0] * (places - 1)]
         return [count] * places if self.way == "one place" else spread(count, places, alpha, self.second)
 
     def _found(self, device, message):
@@ -83,7 +88,7 @@ class BranchingSite(Site):
 
     def tell(self, number, message):
         device = self._present[number]
-        held = None if self.way == "verified" or device.away else self._found(device, message)
+        held = None if self.way in IN_PASS or device.away else self._found(device, message)
         if held and self.way != "late":
             self._follow(number, device, message, held)  # it is at the edge: no delay
         elif held:
@@ -128,14 +133,15 @@ class BranchingSite(Site):
 
     def _with_branches(self, batch, findings):
         """Let a pass accept the branch behind a chain's first wrong token, if branches are verified."""
-        self.fed = 0
+        self.fed = self.branches = 0
         for job, found in zip(batch.jobs, findings, strict=True):
             device = self._present.get(job.session)
             stage = device.session.stage if device is not None else None
-            if self.way != "verified" or not isinstance(found, Outcome) or not isinstance(stage, DeviceStreaming):
+            if self.way not in IN_PASS or not isinstance(found, Outcome) or not isinstance(stage, DeviceStreaming):
                 continue
             counts = self._branches(device, max(1, len(stage.ids)))
             self.fed += sum(counts) + sum(map(bool, counts))
+            self.branches += sum(map(bool, counts))
             seat, alpha = self.passes._seats[job.session], device.truth.acceptance_rate or 0.0
             riding, request = seat.session.stage.riding, seat.session.request
             count = counts[found.accepted] if found.accepted < min(riding.own, len(counts)) else 0
@@ -149,7 +155,8 @@ class BranchingSite(Site):
 
     def pass_s(self, batch):
         verify_s, done_s = super().pass_s(batch)
-        more_s = self.fed * self.setup.scenario.verifier.per_token_s
+        verifier = self.setup.scenario.verifier
+        more_s = self.fed * verifier.per_token_s + (self.way == "apart") * self.branches * verifier.per_device_s
         return verify_s + more_s, done_s + more_s
 
 
