@@ -88,7 +88,9 @@ def test_a_demo_of_three_devices_with_stop_strings_a_minimal_length_and_biases(t
     for device in result["devices"]:
         assert sum(entry["tokens"].get(device["name"], 0) for entry in log) == device["tokens"]
         assert sum(entry["drafted"].get(device["name"], 0) for entry in log) == device["drafted"]
-    assert all(a["time_s"] < b["time_s"] for a, b in itertools.pairwise(log))
+    # The loop's clock counts whole milliseconds, and a pass may take less.
+    assert all(a["time_s"] <= b["time_s"] for a, b in itertools.pairwise(log))
+    assert log[0]["time_s"] < log[-1]["time_s"]
     speeds = [entry["seconds_per_token"]["laptop-1"] for entry in log if "laptop-1" in entry["drafted"]]
     assert speeds[-1] >= 0.029  # a laptop is never quicker than 0.03, however small its drafter
     assert len(set(speeds)) > 1  # learned, not what its profile says

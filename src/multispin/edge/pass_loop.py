@@ -54,7 +54,7 @@ class PassLoop:
         self._passes, self._account, self._audience = passes, account, audience
         self._wake = asyncio.Event()
         self._ending = False  # the running pass is the last one
-        self._unsent: list[Send] = []  # to be carried out while the engine works
+        self._unsent: list[tuple[Send, float]] = []  # to be carried out while the engine works, and since when [s]
         self._faults = Counter[str]()  # consecutive failures of the engine and of the edge's drafter
         self._engine_thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
         self._planning_thread = planning or ThreadPoolExecutor(1, thread_name_prefix="planning")
@@ -85,7 +85,7 @@ class PassLoop:
             self._wake.clear()
             match self._passes.advance(self._now_s()):
                 case Send() as step:
-                    self._unsent.append(step)
+                    self._unsent.append((step, self._now_s()))
                     over = self._ending and step.report is not None
                 case DraftHere() as step:
                     await self._draft(step, post)
@@ -120,11 +120,11 @@ class PassLoop:
 
     def _send(self, post: Post) -> None:
         """Send the messages that wait, and tell of the passes that ended with them."""
-        for step in self._unsent:
+        for step, made_s in self._unsent:
             for number, message in step.messages:
                 post.send(number, message)
             if step.report is not None:
-                self._tell(step.report, post, self._now_s())
+                self._tell(step.report, post, made_s)
         self._unsent.clear()
 
     def _now_s(self) -> float:
