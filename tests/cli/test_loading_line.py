@@ -2,6 +2,7 @@
 
 import logging
 import queue
+import threading
 
 from multispin.cli import progress
 from multispin.cli.progress import loading
@@ -11,9 +12,11 @@ def test_only_what_takes_long_is_told(monkeypatch):
     told = queue.SimpleQueue()
     log = logging.Logger("alone")
     log.addFilter(lambda record: told.put(record.getMessage()) or False)
-    monkeypatch.setattr(progress, "QUIET_S", 3600.0)
+    monkeypatch.setattr(progress, "QUIET_S", 3600.5)
     with loading(log, "a small model"):
-        pass
+        (timer,) = (each for each in threading.enumerate() if getattr(each, "interval", None) == 3600.5)
+    timer.join(60)
+    assert not timer.is_alive()  # it would tell later
     monkeypatch.setattr(progress, "QUIET_S", 0.0)
     with loading(log, "a large model"):
         assert told.get(timeout=60) == "loading a large model"

@@ -9,6 +9,7 @@ from tests.slots import free_slots
 from multispin.control import Verification
 from multispin.edge.paced import PacedEngine
 from multispin.models import ModelDrafter, PackedModel, Verifier
+from multispin.models.static import StaticLayout
 from multispin.simulation.engine import SimulatedEngine
 from multispin.speculation import (
     ID_RULES,
@@ -54,6 +55,12 @@ def test_the_drafter_of_llama_cpp(tiny_folder, gguf_of):
 @pytest.mark.conformance
 def test_the_engine_of_torch(make_model, family):
     check_engine(Verifier(make_model(family), slots=3, max_length=64))
+
+
+@pytest.mark.conformance
+@pytest.mark.parametrize("ragged", [True, False])
+def test_the_engine_of_torch_in_passes_of_static_shape(make_model, family, ragged):
+    check_engine(Verifier(make_model(family), slots=3, max_length=64, static=StaticLayout(ragged=ragged)))
 
 
 @pytest.mark.conformance

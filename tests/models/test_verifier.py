@@ -1,13 +1,25 @@
 import copy
 import random
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, Qwen2Config
 
 from multispin.errors import InputError
 from multispin.models import Verifier
-from multispin.speculation import DistributionFormat, Evidence, Failure, Feed, Rule, SamplingParams, SlotsTakenError
+from multispin.speculation import (
+    DistributionFormat,
+    Evidence,
+    Failure,
+    Feed,
+    Outcome,
+    Rule,
+    SamplingParams,
+    SlotsTakenError,
+    certain_distribution,
+)
 
 GREEDY = SamplingParams()
 
@@ -152,6 +164,43 @@ def test_a_text_that_cannot_be_computed_fails_alone_and_leaves_nothing_to_whoeve
     assert verifier.open() == bad
     _, found = verifier.verify([Feed(good, 20, [5], GREEDY), Feed(bad, 0, [1, 2, 3], GREEDY)])
     assert found == expected
+
+
+FORM = DistributionFormat(97, 97)
+DRAWN = SamplingParams(1.5, seed=3)
+MASKS = np.packbits(np.arange(97) % 2 == np.arange(4)[:, None] % 2, axis=1, bitorder="little")
+ASKED = {  # parameters, masks, and whether drafts have evidence
+    "drawn": (DRAWN, None, False),
+    "penalties": (replace(DRAWN, presence_penalty=2.0, repetition_penalty=3.0, prompt_tokens=6), None, False),
+    "log probabilities": (replace(DRAWN, logprobs=2), None, False),
+    "masks": (DRAWN, MASKS, False),
+    "rejection": (DRAWN, None, True),
+}
+
+
+@pytest.mark.parametrize("static", [False, True])
+@pytest.mark.parametrize("asked", ASKED)
+def test_a_draft_behind_the_end_of_its_prompt_is_judged_as_behind_one_read_before(make_model, asked, static):
+    (params, masks, proved), prompt = ASKED[asked], [5, 6, 5, 6, 5, 9]
+    text = prompt if params.remembers else ()
+    verifier = Verifier(make_model("llama"), slots=2, max_length=32, static=static)
+    apart, joined = verifier.open(), verifier.open()
+    verifier.verify([Feed(apart, 0, prompt[:5], None)])
+    own: list[int] = []
+    for right in range(3):  # more of the draft is right each time
+        draft = [*own[:right], 7, 8, 9][:3]
+        distributions = tuple(certain_distribution(token, FORM) for token in draft)
+        more = params, Evidence(Rule.REJECTION, FORM, distributions=distributions) if proved else None, text, masks
+        (expected,) = verifier.verify([Feed(apart, 5, [9, *draft], *more)])
+        (found,) = verifier.verify([Feed(joined, 0, [*prompt, *draft], *more, context=5)])
+        assert isinstance(expected, Outcome)
+        assert found[:2] == expected[:2]
+        assert found.accepted >= right or proved
+        for one, other in zip(found.scores, expected.scores, strict=True):
+            assert one.logprob == pytest.approx(other.logprob, abs=1e-4)
+        own = [*draft[: found.accepted], found.next_token]
+        verifier.commit(apart, 5)
+        verifier.commit(joined, 0)
 
 
 def test_a_request_whose_own_values_cannot_be_judged_fails_alone(make_model):
